@@ -1,0 +1,185 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What a robot is to the policy: one YAML file per robot, read into `RobotConfig`.
+
+Units: rad or m, s, Hz. Clock: ROS time. The files live in `config/robots`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pi_vla_ros.schema import ConfigError, parse, read_yaml, setting
+
+SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One camera: where its frames come from."""
+
+    topic: str = setting(doc="image topic, relative to the node's namespace or absolute")
+    transport: Literal["raw", "compressed"] = setting(
+        "raw", doc="raw: sensor_msgs/Image; compressed: sensor_msgs/CompressedImage (JPEG, PNG)"
+    )
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = scale * x + offset, between the robot's units and the units that the policy was trained in."""
+
+    scale: float = setting(1.0, doc="factor")
+    offset: float = setting(0.0, doc="added after scaling")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one action dimension means on the robot: target = scale * action + offset."""
+
+    kind: Literal["position", "velocity"] = setting(
+        "position", doc="position: target in rad or m; velocity: rad/s or m/s, integrated under the limits"
+    )
+    scale: float = setting(1.0, doc="robot units per policy unit")
+    offset: float = setting(0.0, doc="robot units, added after scaling")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint: one entry of the policy's state vector and of its action vector."""
+
+    name: str = setting(doc="name in joint_states and in the controller")
+    position: tuple[float, float] = setting(doc="lowest and highest position", unit="rad or m")
+    velocity: float = setting(doc="highest speed", unit="rad/s or m/s", above=0.0)
+    acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
+    role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
+    home: float | None = setting(None, doc="where the simulated robot starts; default the middle", unit="rad or m")
+    state: Affine = field(default_factory=Affine)
+    action: Action = field(default_factory=Action)
+
+    def __post_init__(self):
+        low, high = self.position
+        if not low < high:
+            raise ConfigError(f"position of '{self.name}': lowest must be below highest, is [{low}, {high}]")
+        if self.home is not None and not low <= self.home <= high:
+            raise ConfigError(f"home of '{self.name}': {self.home} is outside position [{low}, {high}]")
+        if self.state.scale == 0 or self.action.scale == 0:
+            raise ConfigError(f"scale of '{self.name}': must not be 0")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often, how synchronous, how old."""
+
+    inference_hz: float = setting(30.0, doc="ticks at which an observation is taken", unit="Hz", above=0, most=1000)
+    action_hz: float = setting(30.0, doc="rate of the demonstrations: 1 / time between actions", unit="Hz", above=0)
+    max_skew: float = setting(0.04, doc="images of one set may differ by this much", unit="s", above=0)
+    max_age: float = setting(0.2, doc="an image set older than this is not used", unit="s", above=0)
+    timeout: float = setting(0.8, doc="the arm is at rest this long after the last observation", unit="s", above=0)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How chunks become motion."""
+
+    plan_hz: float = setting(120.0, doc="knots of a trajectory (points of joint_trajectory)", unit="Hz", above=0)
+    blend: float = setting(0.2, doc="window in which a new chunk is joined to the current motion", unit="s", above=0)
+    start_ramp: float = setting(1.5, doc="the same, when starting from rest", unit="s", above=0)
+    margin: float = setting(0.03, doc="a new chunk takes over this long after it is planned", unit="s", least=0)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the controller is given."""
+
+    mode: Literal["trajectory", "stream", "both"] = setting(
+        "trajectory",
+        doc="trajectory: dense JointTrajectory on joint_trajectory; stream: Float64MultiArray on commands",
+    )
+    command_hz: float = setting(480.0, doc="rate of the stream", unit="Hz", above=0, most=1000)
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """A robot as the policy sees it. `joints` gives the order of state and action vectors."""
+
+    name: str = setting(doc="name of the robot")
+    cameras: Mapping[str, Camera] = setting(doc="slot -> camera; slots not listed are masked")
+    joints: tuple[Joint, ...] = setting(doc="joints in the order of the policy's state and action")
+    description: str = setting("", doc="one sentence")
+    prompt: str = setting("", doc="task when none is given")
+    timing: Timing = field(default_factory=Timing)
+    motion: Motion = field(default_factory=Motion)
+    output: Output = field(default_factory=Output)
+
+    def __post_init__(self):
+        if not self.cameras:
+            raise ConfigError(f"cameras: at least one is needed; usual slots: {', '.join(SLOTS)}")
+        if not self.joints:
+            raise ConfigError("joints: at least one is needed")
+        names = self.joint_names
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ConfigError(f"joints: named twice: {', '.join(twice)}")
+        brake = max(j.velocity / j.acceleration for j in self.joints)
+        if self.timing.timeout <= self.timing.max_age + brake:
+            slowest = max(self.joints, key=lambda j: j.velocity / j.acceleration).name
+            raise ConfigError(
+                f"timing.timeout: {self.timing.timeout} s leaves no time to stop: '{slowest}' needs {brake:.2f} s to "
+                f"brake (velocity / acceleration) and observations may be {self.timing.max_age} s old; allowed: more "
+                f"than {self.timing.max_age + brake:.2f} s"
+            )
+
+    @property
+    def joint_names(self) -> list[str]:
+        return [j.name for j in self.joints]
+
+    @property
+    def home(self) -> np.ndarray:
+        """(joints,) rad or m: where the simulated robot starts."""
+        return np.array([sum(j.position) / 2 if j.home is None else j.home for j in self.joints])
+
+    @property
+    def streams(self) -> bool:
+        return self.output.mode in ("stream", "both")
+
+    @property
+    def sends_trajectories(self) -> bool:
+        return self.output.mode in ("trajectory", "both")
+
+
+def load_robot(robot: str | Path) -> RobotConfig:
+    """Read a robot: a name known to the package ('aloha') or the path of a YAML file.
+
+    Raises ConfigError naming the file, the key and what is allowed.
+    """
+    path = Path(robot)
+    if path.suffix not in (".yaml", ".yml"):
+        path = _find(str(robot))
+    return parse(RobotConfig, read_yaml(path), str(path))
+
+
+def robot_names() -> list[str]:
+    """Names that `load_robot` knows."""
+    return sorted({p.stem for folder in _folders() for p in folder.glob("*.yaml")})
+
+
+def _find(name: str) -> Path:
+    for folder in _folders():
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ConfigError(f"robot: '{name}' is not known; known: {', '.join(robot_names())}, or give the path of a .yaml")
+
+
+def _folders() -> list[Path]:
+    """Where robot files are: the source tree, then each ROS prefix, then this Python's prefix."""
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
+    places = [Path(__file__).resolve().parents[1] / "config" / "robots"]
+    places += [Path(p) / "share" / "pi_vla_ros" / "config" / "robots" for p in prefixes]
+    return [p for p in places if p.is_dir()]
