@@ -10,6 +10,12 @@ from typing import Literal
 ModelName = Literal["pi0", "pi05"]
 
 
+def _divides(geometry, whole: str, part: str) -> None:
+    a, b = getattr(geometry, whole), getattr(geometry, part)
+    if a % b:
+        raise ValueError(f"{whole} ({a}) must be a multiple of {part} ({b})")
+
+
 @dataclass(frozen=True)
 class VisionGeometry:
     """A SigLIP tower; the defaults are So400m/14 at 224 × 224."""
@@ -95,9 +101,3 @@ def tiny(model: ModelName, **changes) -> Geometry:
         prompt_len=200 if model == "pi05" else 48,
     )
     return replace(base, **changes)
-
-
-def _divides(geometry, whole: str, part: str) -> None:
-    a, b = getattr(geometry, whole), getattr(geometry, part)
-    if a % b:
-        raise ValueError(f"{whole} ({a}) must be a multiple of {part} ({b})")
