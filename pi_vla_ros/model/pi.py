@@ -58,7 +58,8 @@ class PiModel(nn.Module):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """[N, 3, S, S] in [-1, 1] -> [N, tokens, W]; not scaled, unlike text."""
-        return self.projector(self.vision(images).to(self.projector.weight.dtype))
+        seen = self.projector(self.vision(images).to(self.projector.weight.dtype))
+        return seen.to(self.embed_tokens.weight.dtype)  # the tower may run in a higher precision than the rest
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """[B, L] -> [B, L, W], scaled by √W."""
@@ -66,7 +67,11 @@ class PiModel(nn.Module):
 
     def embed_prefix(self, images: Tensor, cameras: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, C, 3, S, S], cameras [B, C] bool, tokens [B, L], lengths [B] -> x [B, P, W], valid [B, P]."""
-        seen = self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # [B, C, T, W]
+        seen = self.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return self.join_prefix(seen, cameras, tokens, lengths)
+
+    def join_prefix(self, seen: Tensor, cameras: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded images [B, C, T, W] and prompt tokens [B, L] in one row: x [B, P, W], valid [B, P]."""
         x = torch.cat([seen.flatten(1, 2), self.embed_text(tokens).to(seen.dtype)], dim=1)
         said = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         valid = torch.cat([cameras.repeat_interleave(seen.shape[2], dim=1), said], dim=1)

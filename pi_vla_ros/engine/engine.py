@@ -1,0 +1,87 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Set up once, then step: the engine holds a model, a runner, and the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint, load_model, random_model
+from pi_vla_ros.engine.config import EngineArgs
+from pi_vla_ros.engine.graphs import GraphRunner
+from pi_vla_ros.engine.plugins import find_plugin
+from pi_vla_ros.engine.reference import ReferenceRunner
+from pi_vla_ros.engine.requests import PI0Request, PI05Request, RequestError, check
+from pi_vla_ros.model.geometry import Geometry
+
+
+class Engine:
+    """π0 or π0.5 on one device.
+
+    `step` is called from one thread at a time. Everything slow (loading, warming up, capturing graphs) happens here
+    in the constructor, never in `step`.
+    """
+
+    def __init__(self, args: EngineArgs):
+        self._plugin = find_plugin(args.plugin, args.plugin_args)
+        wanted, config = args.plugin_args, args.config
+        device = config.device
+        if device.target == "cpu" and device.cpu_threads:
+            torch.set_num_threads(device.cpu_threads)
+        self.checkpoint: Checkpoint | None = None
+        if wanted.checkpoint_dir is not None:
+            self.checkpoint = load_checkpoint(wanted.checkpoint_dir)
+        self.geometry: Geometry = self.checkpoint.geometry if self.checkpoint else wanted.random_geometry
+        if self.geometry.model != args.plugin:
+            raise ValueError(
+                f"plugin: '{args.plugin}' asked for, but {wanted.checkpoint_dir or 'random_geometry'} "
+                f"is a '{self.geometry.model}' model"
+            )
+        self.cameras = len(self.checkpoint.cameras) if self.checkpoint else wanted.cameras
+        self.max_batch_size = wanted.max_batch_size
+        self.steps = wanted.num_inference_steps or (self.checkpoint.steps if self.checkpoint else wanted.steps)
+        model = self._build(wanted, device)
+        captured = device.target == "cuda" and config.runtime.use_cuda_graph
+        runner = GraphRunner if captured else ReferenceRunner
+        self._runner = runner(model, cameras=self.cameras, max_batch=self.max_batch_size, steps=self.steps)
+        self._noise = torch.Generator().manual_seed(wanted.seed)
+
+    def _build(self, wanted, device):
+        dtypes = {"params_dtype": device.params_dtype, "vision_dtype": wanted.vision_params_dtype}
+        if self.checkpoint:
+            return load_model(self.checkpoint, device=device.device, **dtypes)
+        return random_model(self.geometry, device=device.device, seed=wanted.seed, **dtypes)
+
+    def step(self, request: PI05Request | PI0Request) -> Tensor:
+        """Actions (B, chunk, action_dim), float32, on the host, in model units. Raises RequestError."""
+        if self._runner is None:
+            raise RuntimeError("Engine.step: the engine is closed")
+        if type(request) is not self._plugin.request:
+            raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
+        inputs = check(request, self.geometry, self.cameras, self.max_batch_size, self._draw)
+        with torch.inference_mode():
+            return self._runner.run(inputs)
+
+    @property
+    def stage_ms(self) -> Mapping[str, float]:
+        """Milliseconds of the last step by stage: vision, prefix, expert, copies."""
+        return self._runner.stage_ms() if self._runner else {}
+
+    def close(self) -> None:
+        """Free the model, its buffers and graphs. Safe to call twice."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _draw(self, batch: int, seed: int | None) -> Tensor:
+        generator = self._noise if seed is None else torch.Generator().manual_seed(seed)
+        return torch.randn(batch, self.geometry.chunk, self.geometry.action_dim, generator=generator)
