@@ -7,8 +7,6 @@ Units: rad or m, s, Hz. Clock: ROS time. The files live in `config/robots`.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from pi_vla_ros.resources import config_folders
 from pi_vla_ros.schema import ConfigError, parse, read_yaml, setting
 
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
@@ -167,19 +166,12 @@ def load_robot(robot: str | Path) -> RobotConfig:
 
 def robot_names() -> list[str]:
     """Names that `load_robot` knows."""
-    return sorted({p.stem for folder in _folders() for p in folder.glob("*.yaml")})
+    return sorted({p.stem for folder in config_folders() for p in (folder / "robots").glob("*.yaml")})
 
 
 def _find(name: str) -> Path:
-    for folder in _folders():
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
+    for folder in config_folders():
+        path = folder / "robots" / f"{name}.yaml"
+        if path.is_file():
+            return path
     raise ConfigError(f"robot: '{name}' is not known; known: {', '.join(robot_names())}, or give the path of a .yaml")
-
-
-def _folders() -> list[Path]:
-    """Where robot files are: the source tree, then each ROS prefix, then this Python's prefix."""
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    places = [Path(__file__).resolve().parents[1] / "config" / "robots"]
-    places += [Path(p) / "share" / "pi_vla_ros" / "config" / "robots" for p in prefixes]
-    return [p for p in places if p.is_dir()]

@@ -17,7 +17,7 @@ class Observation:
     images: slot -> (height, width, 3) uint8 RGB. A slot that is absent is a camera that is not there (masked).
     state:  (joints,) float64, rad or m, in the order of `RobotConfig.joints`, interpolated to `stamp`.
     prompt: the task, one sentence.
-    stamp:  s, ROS clock: the time of the oldest image of the set. Action 0 of the answer belongs to it.
+    stamp:  s, ROS clock: the time of the newest image of the set. Action 0 of the answer belongs to it.
     """
 
     images: Mapping[str, np.ndarray]

@@ -1,0 +1,63 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a trajectory: state at a time, and the largest speed and acceleration anywhere in it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pi_vla_ros.types import Trajectory
+
+
+def sample(trajectory: Trajectory, time: float) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity (joints,) at `time` s: cubic Hermite between knots, at rest outside of them."""
+    at = time / trajectory.step - trajectory.first
+    last = len(trajectory.positions) - 1
+    if at <= 0:
+        return trajectory.positions[0], np.zeros_like(trajectory.positions[0])
+    if at >= last:
+        return trajectory.positions[last], np.zeros_like(trajectory.positions[0])
+    k = int(at)
+    s, h = at - k, trajectory.step
+    p0, p1 = trajectory.positions[k], trajectory.positions[k + 1]
+    v0, v1 = trajectory.velocities[k] * h, trajectory.velocities[k + 1] * h
+    d = p1 - p0
+    a, b = v0 + v1 - 2 * d, 3 * d - 2 * v0 - v1  # p0 + v0 s + b s² + a s³
+    return p0 + s * (v0 + s * (b + s * a)), (v0 + s * (2 * b + 3 * s * a)) / h
+
+
+def accelerations(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Acceleration at the start and at the end of every segment, both (knots - 1, joints); linear between."""
+    h, p, v = trajectory.step, trajectory.positions, trajectory.velocities
+    d = np.diff(p, axis=0) / h
+    return (6 * d - 4 * v[:-1] - 2 * v[1:]) / h, (-6 * d + 2 * v[:-1] + 4 * v[1:]) / h
+
+
+def peaks(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Exact extremes over the whole curve, each (joints,): lowest, highest, largest speed, largest acceleration."""
+    h, p, v = trajectory.step, trajectory.positions, trajectory.velocities
+    a0, a1 = accelerations(trajectory)
+    jerk = (a1 - a0) / h
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = -a0 / jerk  # where a segment's speed is extreme
+        inner = (jerk != 0) & (t > 0) & (t < h)
+        t = np.where(inner, t, 0.0)
+        speed = np.abs(np.where(inner, v[:-1] + a0 * t + jerk * t * t / 2, 0.0))
+    low, high = p.min(axis=0), p.max(axis=0)
+    for root in _roots(jerk / 2, a0, v[:-1]):  # where a segment's position is extreme
+        t = np.where((root > 0) & (root < h), root, 0.0)
+        x = p[:-1] + t * (v[:-1] + t * (a0 / 2 + t * jerk / 6))
+        low, high = np.minimum(low, x.min(axis=0, initial=np.inf)), np.maximum(high, x.max(axis=0, initial=-np.inf))
+    return (
+        low,
+        high,
+        np.maximum(np.abs(v).max(axis=0), speed.max(axis=0, initial=0.0)),
+        np.maximum(np.abs(a0), np.abs(a1)).max(axis=0, initial=0.0),
+    )
+
+
+def _roots(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Real roots of a t² + b t + c, elementwise; NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        q = -0.5 * (b + np.copysign(np.sqrt(b * b - 4 * a * c), b))  # the stable form
+        return q / a, c / q

@@ -1,0 +1,135 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Observation in, chunk out, in robot units: the one object that node, replay, bench and demo share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint
+from pi_vla_ros.engine import (
+    DeviceConfig,
+    Engine,
+    EngineArgs,
+    EngineConfig,
+    PI0Args,
+    PI0Request,
+    PI05Args,
+    PI05Request,
+)
+from pi_vla_ros.processing.processor import Processor
+from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.types import ActionChunk, Observation
+
+
+class PolicyError(ValueError):
+    """Checkpoint and robot do not fit each other; the message says in what."""
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """How a policy runs. `auto` takes the GPU and bf16 where there is one, else the CPU and fp32.
+
+    noise_scale: 1 samples as the model was trained; less makes the answers calmer, 0 always the same.
+    seed:        of the noise; None draws on from one chunk to the next, a number gives every chunk the same noise,
+                 which keeps consecutive chunks alike.
+    """
+
+    target: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    cpu_threads: int = 0
+    noise_scale: float = 1.0
+    seed: int | None = None
+
+
+class Policy:
+    """A checkpoint on a robot. `infer` is called from one thread at a time."""
+
+    def __init__(self, checkpoint: str | Path, robot: RobotConfig, options: PolicyOptions | None = None):
+        """Load, warm up, capture. Raises CheckpointError, PolicyError, TokenizerError or ValueError, each for a
+        person to read; nothing is partly loaded."""
+        self.options = options or PolicyOptions()
+        described = load_checkpoint(checkpoint)  # before the weights: a pair that does not fit is told at once
+        _check_cameras(described, robot)
+        self._processor = Processor(described, robot)
+        self.model, self.notes = described.geometry.model, described.notes
+        self._engine = _engine(described, self.options)
+        self._dt = 1.0 / robot.timing.action_hz
+        self._noise = np.random.default_rng(self.options.seed)
+        self._states, self._actions = _affine([j.state for j in robot.joints]), _affine([j.action for j in robot.joints])
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
+        self._processor.check_prompt(prompt)
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable."""
+        begin = time.perf_counter()
+        scale, offset = self._states
+        inputs = self._processor.prepare(observation.images, scale * observation.state + offset, observation.prompt)
+        request = {
+            "pixel_values": inputs.pixel_values,
+            "input_ids": inputs.input_ids,
+            "lang_lens": inputs.lang_lens,
+            "camera_mask": inputs.camera_mask,
+            "noise": self._draw(),
+        }
+        prepared = time.perf_counter()
+        if self.model == "pi0":
+            answer = self._engine.step(PI0Request(state=inputs.state, **request))
+        else:
+            answer = self._engine.step(PI05Request(**request))
+        stepped = time.perf_counter()
+        scale, offset = self._actions
+        model_actions = answer[0].numpy()
+        actions = scale * self._processor.finish(model_actions, inputs.raw_state) + offset
+        stage_ms = {
+            "preprocess": 1e3 * (prepared - begin),
+            **self._engine.stage_ms,
+            "postprocess": 1e3 * (time.perf_counter() - stepped),
+        }
+        return ActionChunk(actions, observation.stamp, self._dt, model_actions, stage_ms)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def _draw(self) -> torch.Tensor:
+        """Noise (1, chunk, action_dim) float32."""
+        g, fixed = self._engine.geometry, self.options.seed is not None
+        source = np.random.default_rng(self.options.seed) if fixed else self._noise
+        noise = source.standard_normal((1, g.chunk, g.action_dim), dtype=np.float32)
+        return torch.from_numpy(noise * np.float32(self.options.noise_scale))
+
+
+def _engine(checkpoint: Checkpoint, options: PolicyOptions) -> Engine:
+    target = options.target
+    if target == "auto":
+        target = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16" if target == "cuda" else "fp32"
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    device = DeviceConfig(target=target, params_dtype=dtype, cpu_threads=options.cpu_threads)
+    model = checkpoint.geometry.model
+    args = (PI0Args if model == "pi0" else PI05Args)(checkpoint_dir=checkpoint.path)
+    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device=device)))
+
+
+def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:
+    known = {*checkpoint.cameras, *checkpoint.rename}
+    unknown = sorted(set(robot.cameras) - known)
+    if unknown:
+        raise PolicyError(
+            f"cameras: robot '{robot.name}' has {', '.join(unknown)}, which {checkpoint.path} does not know; its "
+            f"cameras are {', '.join(checkpoint.cameras)}. Name the slots in the robot file accordingly"
+        )
+
+
+def _affine(entries) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([e.scale for e in entries]), np.array([e.offset for e in entries])
