@@ -19,11 +19,12 @@ from pi_vla_ros.types import Trajectory
 
 CAPACITY = 4096  # knots
 
-# Slots of the integer header.
-SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)  # by the writer
-TAKEN, REFUSED, SENT, BEAT = range(8, 12)  # by the player: last generation taken / refused, commands sent, its clock
-INTERVALS = slice(0, 3)  # of the float header, by the player: p50, p99, max, ms
-STEP = 3  # of the float header, by the writer
+# The integer header, by the writer; then by the player: last generation taken / refused, commands sent.
+SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)
+TAKEN, REFUSED, SENT = range(8, 11)
+# The float header, by the writer; then by the player: its clock, and intervals of commands (p50, p99, longest; ms).
+STEP = 0
+BEAT, INTERVALS = 1, slice(2, 5)
 
 
 class TrajectoryBoard:
@@ -37,36 +38,67 @@ class TrajectoryBoard:
             os.ftruncate(descriptor, size)
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, size)
-        self.integers = np.frombuffer(self._memory, np.int64, 16)
-        self.floats = np.frombuffer(self._memory, np.float64, 16, offset=128)
+        self._integers = np.frombuffer(self._memory, np.int64, 16)
+        self._floats = np.frombuffer(self._memory, np.float64, 16, offset=128)
         self._data = np.frombuffer(self._memory, np.float64, offset=256).reshape(2, CAPACITY, joints)
 
     # --- writer --------------------------------------------------------------------------------------------------
 
     def write(self, trajectory: Trajectory, join: int) -> int:
         """Offer a trajectory that leaves the one before at tick `join`; returns its generation."""
-        count, head = len(trajectory.positions), self.integers
+        count, head = len(trajectory.positions), self._integers
         if count > CAPACITY:
             raise ValueError(f"a trajectory of {count} knots does not fit; at most {CAPACITY} (motion.plan_hz)")
         head[SEQUENCE] += 1  # odd: being written
         self._data[0, :count], self._data[1, :count] = trajectory.positions, trajectory.velocities
-        self.floats[STEP] = trajectory.step
+        self._floats[STEP] = trajectory.step
         head[FIRST], head[COUNT], head[JOIN] = trajectory.first, count, join
         head[GENERATION] += 1
         head[CHECKSUM] = self._checksum(count)
         head[SEQUENCE] += 1
         return int(head[GENERATION])
 
+    def play(self, playing: bool) -> None:
+        """Let the player publish, or be silent."""
+        self._integers[PLAYING] = playing
+
+    def ask_to_close(self) -> None:
+        self._integers[CLOSING] = 1
+
+    @property
+    def taken(self) -> int:
+        """The last generation that the player took; `refused` likewise."""
+        return int(self._integers[TAKEN])
+
+    @property
+    def refused(self) -> int:
+        return int(self._integers[REFUSED])
+
+    @property
+    def sent(self) -> int:
+        """Commands that the player published."""
+        return int(self._integers[SENT])
+
+    @property
+    def beat(self) -> float:
+        """The player's monotonic clock at its last tick, s; 0 before the first."""
+        return float(self._floats[BEAT])
+
+    @property
+    def intervals_ms(self) -> tuple[float, float, float]:
+        """p50, p99 and longest interval between commands."""
+        return tuple(self._floats[INTERVALS].tolist())
+
     # --- player --------------------------------------------------------------------------------------------------
 
     def read(self) -> tuple[int, Trajectory, int] | None:
         """(generation, trajectory, join), copied; None while it is being written."""
-        head = self.integers
+        head = self._integers
         before = int(head[SEQUENCE])
         if before % 2:
             return None
         generation, first, count, join = (int(head[i]) for i in (GENERATION, FIRST, COUNT, JOIN))
-        checksum, step = int(head[CHECKSUM]), float(self.floats[STEP])
+        checksum, step = int(head[CHECKSUM]), float(self._floats[STEP])
         if not 0 < count <= CAPACITY:
             return None
         positions, velocities = self._data[0, :count].copy(), self._data[1, :count].copy()
@@ -74,8 +106,34 @@ class TrajectoryBoard:
             return None
         return generation, Trajectory(first, step, positions, velocities), join
 
+    @property
+    def generation(self) -> int:
+        return int(self._integers[GENERATION])
+
+    @property
+    def playing(self) -> bool:
+        return bool(self._integers[PLAYING])
+
+    @property
+    def closing(self) -> bool:
+        return bool(self._integers[CLOSING])
+
+    def take(self, generation: int) -> None:
+        self._integers[TAKEN] = generation
+
+    def refuse(self, generation: int) -> None:
+        self._integers[REFUSED] = generation
+
+    def tick(self, clock: float, published: bool) -> None:
+        """Note a tick of the player at its monotonic `clock`, s."""
+        self._floats[BEAT] = clock
+        self._integers[SENT] += published
+
+    def report(self, intervals_ms: tuple[float, float, float]) -> None:
+        self._floats[INTERVALS] = intervals_ms
+
     def close(self) -> None:
-        del self.integers, self.floats, self._data
+        del self._integers, self._floats, self._data
         self._memory.close()
         os.close(self.descriptor)
 

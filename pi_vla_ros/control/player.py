@@ -1,0 +1,43 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What to command now: plays the trajectory on a board and decides which offers to take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.trajectory import sample
+from pi_vla_ros.types import Trajectory
+
+
+class Player:
+    """An offer is taken only before its join, where old and new agree: there is never a step between two commands."""
+
+    def __init__(self, board: TrajectoryBoard):
+        self._board = board
+        self._seen = 0
+        self._current: Trajectory | None = None
+
+    def command(self, now: float) -> np.ndarray | None:
+        """Positions (joints,) for time `now`, or None when nothing is to be commanded."""
+        if not self._board.playing:
+            self._current = None
+            return None
+        if self._board.generation != self._seen:
+            self._consider(now)
+        return None if self._current is None else sample(self._current, now)[0]
+
+    def resting(self, now: float) -> bool:
+        return self._current is None or now >= self._current.end
+
+    def _consider(self, now: float) -> None:
+        offer = self._board.read()
+        if offer is None:  # being written: the next tick sees it whole
+            return
+        self._seen, trajectory, join = offer
+        if self._current is None or now <= join * trajectory.step:
+            self._current = trajectory
+            self._board.take(self._seen)
+        else:
+            self._board.refuse(self._seen)

@@ -1,0 +1,61 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Where plans go: a dense JointTrajectory, the streamer, or both."""
+
+from __future__ import annotations
+
+from rclpy.lifecycle import LifecycleNode
+from trajectory_msgs.msg import JointTrajectory
+
+from pi_vla_ros.control.planner import Plan
+from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.ros.messages import joint_trajectory
+from pi_vla_ros.ros.qos import COMMANDS
+from pi_vla_ros.ros.stream import Stream
+
+
+class Outputs:
+    """Silent until `open`. Made before CUDA starts, for the streamer's sake."""
+
+    def __init__(self, node: LifecycleNode, robot: RobotConfig):
+        self._node, self._names = node, robot.joint_names
+        self._publisher, self.stream, self._open = None, None, False
+        if robot.streams:
+            self.stream = Stream(
+                len(self._names),
+                node.resolve_topic_name("commands"),
+                robot.output.command_hz,
+                f"{node.get_name()}_streamer",
+                node.get_parameter("use_sim_time").value,
+            )
+        if robot.sends_trajectories:
+            self._publisher = node.create_publisher(JointTrajectory, "joint_trajectory", COMMANDS)
+
+    def open(self) -> None:
+        self._open = True
+        if self.stream:
+            self.stream.play(True)
+
+    def silence(self) -> None:
+        """Publish nothing from here on."""
+        self._open = False
+        if self.stream:
+            self.stream.play(False)
+
+    def send(self, plan: Plan) -> bool:
+        """False when the plan came too late to take over without a step."""
+        if not self._open:
+            return False
+        if self.stream and not self.stream.offer(plan.trajectory, plan.join):
+            return False
+        # a controller holds by itself; a trajectory that only rests would end in its past and be rejected
+        if self._publisher and plan.trajectory.velocities.any():
+            self._publisher.publish(joint_trajectory(plan.trajectory, self._names))
+        return True
+
+    def close(self) -> None:
+        self.silence()
+        if self.stream:
+            self.stream.close()
+        if self._publisher:
+            self._node.destroy_publisher(self._publisher)

@@ -1,0 +1,361 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The node that puts a policy on a robot. Read `_tick` for the story of one tick.
+
+Lifecycle: configure loads, warms up and captures; activate begins to command, first holding the measured state;
+deactivate decelerates, holds, then is silent.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
+
+from pi_vla_ros.control.motion import MotionController
+from pi_vla_ros.msg import ActionChunk as ActionChunkMessage
+from pi_vla_ros.msg import InferenceStatus
+from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
+from pi_vla_ros.policy import Policy
+from pi_vla_ros.robot import load_robot
+from pi_vla_ros.ros import qos
+from pi_vla_ros.ros.dds import use_shared_memory_profile
+from pi_vla_ros.ros.inference import InferenceThread
+from pi_vla_ros.ros.messages import action_chunk, seconds
+from pi_vla_ros.ros.outputs import Outputs
+from pi_vla_ros.ros.parameters import declare_parameters, read_parameters
+from pi_vla_ros.ros.telemetry import Telemetry, diagnostics_message, status_message
+from pi_vla_ros.types import ActionChunk
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+SAME_LOG = 2.0  # s between two log lines of the same reason
+
+
+class PolicyNode(LifecycleNode):
+    def __init__(self):
+        super().__init__("pi_vla_ros")
+        declare_parameters(self)
+        self._interfaces: list = []  # what configure makes and cleanup destroys
+        self._timers: list = []
+        self._policy = self._outputs = self._inference = self._motion = None
+        self._prompt, self._active, self._logged = "", False, {}
+        self.failed = False  # autostart did not get the node ready
+        self.add_on_set_parameters_callback(self._on_parameters)
+        if self.get_parameter("autostart").value:
+            self._starter = self.create_timer(0.0, self._autostart)
+
+    # --- life cycle ---------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._configure()
+        except Exception as error:  # rclpy swallows exceptions in transitions
+            self._log_failure("configure", error)
+            self._cleanup()
+            return FAILURE
+        return SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._outputs.open()
+        self._active = True
+        self._timers = [
+            self.create_timer(1.0 / self._robot.timing.inference_hz, self._tick),
+            self.create_timer(1.0, self._diagnose),
+        ]
+        self.get_logger().info(f"active on robot '{self._robot.name}', prompt: '{self._prompt}'")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._active = False
+        self._stop_timers()
+        at_rest = self._motion.finish(self._now())
+        while self._now() < at_rest and rclpy.ok():
+            time.sleep(0.005)
+        self._fall_silent()
+        self._publish_status()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._cleanup()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        return SUCCESS
+
+    def close(self) -> None:
+        """Decelerate if moving, then free everything. Safe to call in any state."""
+        if self._active:
+            self.on_deactivate(None)
+        self._cleanup()
+
+    def _configure(self) -> None:
+        parameters = read_parameters(self)
+        self._robot = load_robot(parameters.robot)
+        self._buffer, self._telemetry = ObservationBuffer(self._robot), Telemetry()
+        self._outputs = Outputs(self, self._robot)
+        self._motion = MotionController(self._robot, self._outputs.send)
+        begin = time.perf_counter()
+        self._policy = Policy(parameters.checkpoint, self._robot, parameters.policy)
+        if parameters.model not in ("any", self._policy.model):
+            raise ValueError(
+                f"parameter model: '{parameters.model}' asked for, {parameters.checkpoint} is '{self._policy.model}'"
+            )
+        for note in self._policy.notes:
+            self.get_logger().info(note)
+        self._prompt = self.get_parameter("prompt").value or self._robot.prompt
+        if self._prompt:
+            self._policy.check_prompt(self._prompt)
+        else:
+            self.get_logger().warning("no prompt yet: nothing moves before one comes (parameter prompt or ~/prompt)")
+        self._inference = InferenceThread(self._policy, self._on_chunk, self._on_failure)
+        self._make_interfaces()
+        self.get_logger().info(f"{self._policy.model} ready in {time.perf_counter() - begin:.1f} s: {parameters.checkpoint}")
+
+    def _make_interfaces(self) -> None:
+        sub, pub, srv = self.create_subscription, self.create_publisher, self.create_service
+        overrides = QoSOverridingOptions.with_default_policies()
+        for slot, camera in self._robot.cameras.items():
+            kind = Image if camera.transport == "raw" else CompressedImage
+            put = functools.partial(self._on_image, slot)
+            self._interfaces.append(sub(kind, camera.topic, put, qos.IMAGES, qos_overriding_options=overrides))
+        self._status = pub(InferenceStatus, "~/status", qos.LATCHED)
+        self._chunks = pub(ActionChunkMessage, "~/action_chunk", qos.TELEMETRY)
+        self._diagnostics = pub(DiagnosticArray, "/diagnostics", qos.TELEMETRY)
+        self._interfaces += [
+            sub(JointState, "joint_states", self._on_joint_state, qos.JOINT_STATES, qos_overriding_options=overrides),
+            sub(String, "~/prompt", self._on_prompt, qos.LATCHED),
+            self._status,
+            self._chunks,
+            self._diagnostics,
+            srv(SetBool, "~/enable", self._on_enable),
+            srv(Trigger, "~/reset", self._on_reset),
+            srv(SetBool, "~/estop", self._on_estop),
+        ]
+
+    def _cleanup(self) -> None:
+        self._stop_timers()
+        if self._inference:
+            self._inference.close()
+        if self._policy:
+            self._policy.close()
+        if self._outputs:
+            self._outputs.close()
+        self._inference = self._policy = self._outputs = None
+        for thing in self._interfaces:
+            self._destroy(thing)
+        self._interfaces = []
+
+    # --- one tick -----------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        """Take the newest coherent set, hand it to the inference thread, tell how things are. Never waits."""
+        now, telemetry = self._now(), self._telemetry
+        telemetry.ticks += 1
+        if self._motion.trajectory is None and not self._motion.estopped:
+            self._start_motion(now)
+        if self._inference.busy:
+            telemetry.deadline_misses += 1
+        elif not self._prompt:
+            telemetry.drop("no_prompt", "no prompt: give parameter prompt or publish ~/prompt")
+        else:
+            taken = self._buffer.take(now)
+            if isinstance(taken, Nothing):
+                telemetry.drop(taken.reason, taken.detail)
+            else:
+                telemetry.skew_ms = 1e3 * taken.skew
+                self._submitted = time.perf_counter()
+                self._inference.submit(taken, self._prompt)
+        self._publish_status()
+
+    def _start_motion(self, now: float) -> None:
+        """Begin at the measured state; without one, command nothing."""
+        measured = self._buffer.newest_state(now)
+        if isinstance(measured, Nothing):
+            self._telemetry.detail = measured.detail
+            return
+        self._outputs.open()
+        self._motion.start(measured, now)
+
+    def _on_chunk(self, chunk: ActionChunk, prompt: str) -> None:
+        """In the inference thread: let the chunk take over, tell what the policy said."""
+        inferred, telemetry = time.perf_counter(), self._telemetry
+        refused = self._motion.chunk(chunk, self._now)
+        telemetry.inferences += 1
+        telemetry.stage_ms = chunk.stage_ms
+        telemetry.inference_ms = 1e3 * (inferred - self._submitted)
+        telemetry.plan_ms = 1e3 * (time.perf_counter() - inferred)
+        telemetry.detail = f"chunk not executed: {refused}" if refused else ""
+        if rclpy.ok():
+            names = self._robot.joint_names
+            self._chunks.publish(action_chunk(chunk, names, prompt, telemetry.inferences))
+
+    def _on_failure(self, reason: str, detail: str) -> None:
+        self._telemetry.drop(reason, detail)
+        self._complain(reason, detail)
+
+    # --- what arrives -------------------------------------------------------------------------------------------
+
+    def _on_image(self, slot: str, message: Image | CompressedImage) -> None:
+        self._buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
+
+    def _on_joint_state(self, message: JointState) -> None:
+        refused = self._buffer.put_state(seconds(message.header.stamp), message.name, message.position)
+        if refused:
+            self._telemetry.detail = refused.detail
+            self._complain(refused.reason, refused.detail)
+
+    def _on_prompt(self, message: String) -> None:
+        refused = self._take_prompt(message.data)
+        if refused:
+            self.get_logger().error(f"{refused}; keeping '{self._prompt}'")
+
+    def _on_parameters(self, parameters) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == "prompt" and self._policy is not None:
+                refused = self._take_prompt(parameter.value)
+                if refused:
+                    return SetParametersResult(successful=False, reason=refused)
+        return SetParametersResult(successful=True)
+
+    def _take_prompt(self, prompt: str) -> str | None:
+        """Use a prompt from the next tick on; says why when it cannot be used, and keeps the one before."""
+        try:
+            self._policy.check_prompt(prompt)
+        except ValueError as error:
+            return str(error)
+        self._prompt = prompt
+        return None
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        if request.data and self._motion.estopped:
+            return _answer(response, False, "the emergency stop is latched; release it first (~/estop false)")
+        self._motion.enable(request.data, self._now())
+        return _answer(response, True, "enabled" if request.data else "decelerates and holds")
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Forget what was seen and start anew from the measured state, at rest first."""
+        await self._until(self._motion.finish(self._now()))
+        if not self._motion.estopped:
+            self._motion.stopped(self._now())
+        self._buffer.clear()
+        return _answer(response, True, "starts anew from the measured state")
+
+    async def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        """Latch: brake, answer when the arm is at rest, command nothing from then on."""
+        at_rest = self._motion.estop(request.data, self._now())
+        if not request.data:
+            return _answer(response, True, "released; call ~/enable to move again")
+        self.get_logger().error("emergency stop")
+        await self._until(at_rest)
+        self._fall_silent()
+        return _answer(response, True, "latched: at rest, commanding nothing; release with ~/estop false")
+
+    # --- small things -------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """s, ROS clock."""
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def _fall_silent(self) -> None:
+        self._outputs.silence()
+        self._motion.stopped(self._now())
+
+    async def _until(self, when: float) -> None:
+        """Let the executor go on until ROS time `when`."""
+        wait = when - self._now()
+        if wait <= 0:
+            return
+        done = Future()
+        timer = self.create_timer(wait, lambda: done.set_result(None))
+        await done
+        self.destroy_timer(timer)
+
+    def _publish_status(self) -> None:
+        stream = self._outputs.stream
+        self._last = status_message(self._now(), self._telemetry, self._motion, self._buffer, stream, self._prompt)
+        self._status.publish(self._last)
+
+    def _diagnose(self) -> None:
+        if self._outputs.stream and not self._outputs.stream.alive:
+            self._complain("streamer_died", "the streamer process ended: no commands are published; restart the node")
+        self._diagnostics.publish(diagnostics_message(self._now(), self.get_name(), self._last, self._buffer))
+
+    def _complain(self, reason: str, detail: str) -> None:
+        """Log, but the same reason at most every few seconds."""
+        now = time.monotonic()
+        if now - self._logged.get(reason, -SAME_LOG) >= SAME_LOG:
+            self._logged[reason] = now
+            self.get_logger().error(f"{reason}: {detail}")
+
+    def _log_failure(self, what: str, error: Exception) -> None:
+        expected = isinstance(error, (ValueError, OSError))  # these speak for themselves
+        self.get_logger().error(f"cannot {what}: {error}" if expected else f"cannot {what}:\n{traceback.format_exc()}")
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._timers = []
+
+    def _destroy(self, thing) -> None:
+        kind = type(thing).__name__
+        if kind.endswith("Publisher"):
+            self.destroy_publisher(thing)
+        elif kind == "Service":
+            self.destroy_service(thing)
+        else:
+            self.destroy_subscription(thing)
+
+    def _autostart(self) -> None:
+        self._starter.cancel()
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+        else:
+            self.failed = True
+
+
+def _answer(response, success: bool, words: str):
+    response.success, response.message = success, words
+    return response
+
+
+def main() -> None:
+    use_shared_memory_profile()
+    # rclpy's own handlers would invalidate the context before the arm has been braked
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    node, executor = PolicyNode(), SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.is_set() and not node.failed:
+            executor.spin_once(timeout_sec=0.2)
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    sys.exit(1 if node.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What the node tells about itself: InferenceStatus every tick, diagnostics every second."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from pi_vla_ros.control.motion import MotionController, State
+from pi_vla_ros.msg import InferenceStatus
+from pi_vla_ros.observation_buffer import ObservationBuffer
+from pi_vla_ros.ros.messages import time_message
+from pi_vla_ros.ros.stream import Stream
+
+LOST_FRAMES = 0.3  # share of a camera's frames lost on the way that is worth an alarm
+
+
+@dataclass
+class Telemetry:
+    """Counted by the node as things happen; times in ms, skew of the last set."""
+
+    ticks: int = 0
+    inferences: int = 0
+    deadline_misses: int = 0
+    drops: Counter = field(default_factory=Counter)
+    detail: str = ""
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    inference_ms: float = 0.0
+    plan_ms: float = 0.0
+    skew_ms: float = 0.0
+
+    def drop(self, reason: str, detail: str) -> None:
+        self.drops[reason] += 1
+        self.detail = detail
+
+
+def status_message(
+    now: float, telemetry: Telemetry, motion: MotionController, buffer: ObservationBuffer, stream: Stream | None, prompt: str
+) -> InferenceStatus:
+    t, state, counters = telemetry, motion.update(now), motion.counters
+    camera_ages, state_age = buffer.ages(now)
+    drops = t.drops + Counter(buffer.dropped) + Counter(counters.rejected)
+    message = InferenceStatus(
+        tick=t.ticks,
+        inferences=t.inferences,
+        deadline_misses=t.deadline_misses,
+        state=state.name,
+        enabled=motion.enabled,
+        estop=motion.estopped,
+        detail=t.detail if state is not State.RUNNING else "",
+        prompt=prompt,
+        stage_names=list(t.stage_ms),
+        stage_ms=[float(v) for v in t.stage_ms.values()],
+        inference_ms=t.inference_ms,
+        plan_ms=t.plan_ms,
+        skew_ms=t.skew_ms,
+        camera_names=list(camera_ages),
+        camera_age_ms=[1e3 * age for age in camera_ages.values()],
+        camera_rate_hz=[buffer.cameras[slot].rate for slot in camera_ages],
+        camera_received=[buffer.cameras[slot].received for slot in camera_ages],
+        state_age_ms=1e3 * state_age,
+        drop_reasons=list(drops),
+        drop_counts=list(drops.values()),
+        joins=counters.joins.count,
+        join_position_step_max=counters.joins.position_step,
+        join_velocity_step_max=counters.joins.velocity_step,
+        join_acceleration_step_max=counters.joins.acceleration_step,
+    )
+    message.header.stamp = time_message(now)
+    message.clipped_position, message.clipped_velocity, message.clipped_acceleration = (
+        int(n) for n in counters.clipped
+    )
+    if stream:
+        message.commands_sent = stream.sent
+        message.command_interval_p50_ms, message.command_interval_p99_ms, message.command_interval_max_ms = (
+            stream.intervals_ms
+        )
+    return message
+
+
+def diagnostics_message(now: float, name: str, status: InferenceStatus, buffer: ObservationBuffer) -> DiagnosticArray:
+    """Motion, inference and each camera, with what to do where something is wrong."""
+    message = DiagnosticArray(status=[_motion(name, status), _inference(name, status)])
+    for slot, record in buffer.cameras.items():
+        message.status.append(_camera(name, slot, record))
+    message.header.stamp = time_message(now)
+    return message
+
+
+def _motion(name: str, status: InferenceStatus) -> DiagnosticStatus:
+    level = {"ESTOP": DiagnosticStatus.ERROR, "ENDING": DiagnosticStatus.WARN, "HOLDING": DiagnosticStatus.WARN}
+    words = State[status.state].value + (f": {status.detail}" if status.detail else "")
+    return _entry(
+        f"{name}: motion",
+        level.get(status.state, DiagnosticStatus.OK),
+        words,
+        joins=status.joins,
+        clipped_position=status.clipped_position,
+        clipped_velocity=status.clipped_velocity,
+        clipped_acceleration=status.clipped_acceleration,
+        commands_sent=status.commands_sent,
+        command_interval_p99_ms=round(status.command_interval_p99_ms, 3),
+    )
+
+
+def _inference(name: str, status: InferenceStatus) -> DiagnosticStatus:
+    stages = dict(zip(status.stage_names, (round(v, 2) for v in status.stage_ms), strict=True))
+    drops = dict(zip((f"dropped_{r}" for r in status.drop_reasons), status.drop_counts, strict=True))
+    return _entry(
+        f"{name}: inference",
+        DiagnosticStatus.OK if status.inferences else DiagnosticStatus.WARN,
+        f"{status.inferences} inferences, last {status.inference_ms:.1f} ms, {status.deadline_misses} deadline misses",
+        **stages,
+        **drops,
+    )
+
+
+def _camera(name: str, slot: str, record) -> DiagnosticStatus:
+    level, words = DiagnosticStatus.OK, f"{record.rate:.1f} Hz"
+    if not record.received:
+        level, words = DiagnosticStatus.ERROR, "no image yet: is the topic right, and its publisher's QoS?"
+    elif record.lost > LOST_FRAMES:
+        level = DiagnosticStatus.WARN
+        words += (
+            f"; {100 * record.lost:.0f} % of the frames are lost on the way. With Fast DDS, start the camera node with "
+            "the profile config/fastdds.xml of pi_vla_ros (FASTRTPS_DEFAULT_PROFILES_FILE)"
+        )
+    return _entry(f"{name}: camera {slot}", level, words, received=record.received, rate_hz=round(record.rate, 2))
+
+
+def _entry(name: str, level: bytes, words: str, **values) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=words, hardware_id="pi_vla_ros", values=pairs)
