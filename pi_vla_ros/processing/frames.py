@@ -1,0 +1,98 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages -> RGB frames. Duck-typed on the message's fields: live (rclpy) and recorded (rosbags) alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+# encoding -> (channels, conversion to RGB)
+_PLAIN = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+}
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+
+
+class FrameError(ValueError):
+    """An image message cannot be read; the message says what is wrong with it and what helps."""
+
+
+def decode(message: Any) -> np.ndarray:
+    """sensor_msgs/Image or CompressedImage -> (height, width, 3) uint8 RGB.
+
+    rgb8 without row padding is a read-only view of the message's buffer; everything else is copied once.
+    """
+    return decode_raw(message) if hasattr(message, "encoding") else decode_compressed(message)
+
+
+def decode_raw(message: Any) -> np.ndarray:
+    """sensor_msgs/Image (encoding, height, width, step, data) -> (height, width, 3) uint8 RGB."""
+    encoding, height, width, step = message.encoding, message.height, message.width, message.step
+    if encoding.lower() not in _PLAIN:
+        return _through_cv_bridge(message)
+    channels, conversion = _PLAIN[encoding.lower()]
+    row = width * channels
+    if height < 1 or width < 1 or step < row:
+        raise FrameError(
+            f"{encoding} image of {width} x {height} with step {step}: step must be at least {row}"
+        )
+    data = _buffer(message.data)
+    if len(data) < (height - 1) * step + row:
+        raise FrameError(
+            f"{encoding} image of {width} x {height} is truncated: {len(data)} bytes of {height * step}"
+        )
+    frame = np.lib.stride_tricks.as_strided(
+        data, (height, width, channels), (step, channels, 1), writeable=False
+    )
+    return frame if conversion is None else cv2.cvtColor(frame, conversion)
+
+
+def decode_compressed(message: Any) -> np.ndarray:
+    """sensor_msgs/CompressedImage (format, data), JPEG or PNG -> (height, width, 3) uint8 RGB."""
+    data = _buffer(message.data)
+    start, end = (
+        data[:8].tobytes(),
+        data[-64:].tobytes().rstrip(b"\0"),
+    )  # some cameras fill their buffer with zeros
+    if "compressedDepth" in message.format or not start.startswith((_JPEG, _PNG)):
+        raise FrameError(f"compressed image of format '{message.format}': allowed: JPEG or PNG colour images")
+    # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning
+    whole = end.endswith(_JPEG_END) if start.startswith(_JPEG) else _PNG_END in end
+    frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if whole else None
+    if frame is None:
+        raise FrameError(
+            f"compressed image of format '{message.format}' is truncated or damaged ({len(data)} bytes)"
+        )
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+
+def _buffer(data: Any) -> np.ndarray:
+    """bytes, array.array or uint8 array -> (n,) uint8, without copying."""
+    return (
+        np.asarray(data, np.uint8).reshape(-1)
+        if isinstance(data, (np.ndarray, list))
+        else np.frombuffer(data, np.uint8)
+    )
+
+
+def _through_cv_bridge(message: Any) -> np.ndarray:
+    """The rare encodings (Bayer, YUV, 16 bit), which cv_bridge knows."""
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:
+        raise FrameError(
+            f"image encoding '{message.encoding}' needs cv_bridge: install python3-cv-bridge (ROS), or let the camera "
+            f"driver publish one of {', '.join(_PLAIN)}"
+        ) from error
+    try:
+        return CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except Exception as error:  # cv_bridge raises its own, OpenCV's and Python's errors
+        raise FrameError(f"image encoding '{message.encoding}': {error}") from error
