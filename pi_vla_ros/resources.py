@@ -9,17 +9,21 @@ import sys
 from pathlib import Path
 
 
-def config_folders() -> list[Path]:
-    """The `config` folders that exist: of the source tree, then of each ROS prefix, then of this Python."""
+def package_folders() -> list[Path]:
+    """Where the package's files are: the source tree, then below each ROS prefix, then below this Python."""
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    places = [Path(__file__).resolve().parents[1] / "config"]
-    places += [Path(p) / "share" / "pi_vla_ros" / "config" for p in prefixes]
-    return [p for p in places if p.is_dir()]
+    return [Path(__file__).resolve().parents[1]] + [Path(p) / "share" / "pi_vla_ros" for p in prefixes]
 
 
-def config_file(name: str) -> Path:
-    """The file `config/<name>`; FileNotFoundError when the installation is incomplete."""
-    for folder in config_folders():
+def config_folders() -> list[Path]:
+    """The `config` folders that exist."""
+    return [p / "config" for p in package_folders() if (p / "config").is_dir()]
+
+
+def package_file(name: str) -> Path:
+    """The file `name`, such as config/fastdds.xml; FileNotFoundError when the installation is incomplete."""
+    for folder in package_folders():
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"config/{name} of pi_vla_ros is not installed; searched: {config_folders()}")
+    searched = ", ".join(map(str, package_folders()))
+    raise FileNotFoundError(f"{name} of pi_vla_ros is not installed; searched: {searched}")

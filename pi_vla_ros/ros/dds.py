@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from pi_vla_ros.resources import config_file
+from pi_vla_ros.resources import package_file
 
 VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # Fast DDS 2, Fast DDS 3
 
@@ -16,7 +16,7 @@ def shared_memory_profile(environment: dict[str, str]) -> dict[str, str]:
     fast = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp").startswith("rmw_fastrtps")
     if not fast or any(name in environment for name in VARIABLES):
         return {}
-    return dict.fromkeys(VARIABLES, str(config_file("fastdds.xml")))
+    return dict.fromkeys(VARIABLES, str(package_file("config/fastdds.xml")))
 
 
 def use_shared_memory_profile() -> None:
