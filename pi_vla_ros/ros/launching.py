@@ -1,0 +1,112 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The launch descriptions, shared by the files in launch/. Needs ROS 2's launch and launch_ros."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from pi_vla_ros.cli.make_checkpoint import make_checkpoint
+from pi_vla_ros.model.geometry import tiny
+from pi_vla_ros.ros.dds import shared_memory_profile
+
+SIMULATED = "sim"
+
+_COMMON = (
+    ("robot", SIMULATED, "robot: a name known to the package (sim, aloha, droid, ur5e, so101) or the path of a YAML"),
+    ("checkpoint", "", "folder of the checkpoint; robot:=sim may do without: random weights"),
+    ("prompt", "", "the task, one sentence; empty: the robot file's, or wait for ~/prompt"),
+    ("namespace", "", "namespace of the node and of its relative topics"),
+    ("params_file", "", "YAML file with parameters of the node; wins over the arguments"),
+    ("use_sim_time", "false", "take the time from /clock"),
+    ("log_level", "info", "debug, info, warn, error or fatal"),
+    ("autostart", "true", "configure and activate by itself; false: wait for `ros2 lifecycle set`"),
+)
+
+
+def policy_launch(model: str) -> LaunchDescription:
+    """The policy node alone, for a robot that is there."""
+    return LaunchDescription([*_arguments(), *_environment(), OpaqueFunction(function=_policy_node, args=[model])])
+
+
+def demo_launch() -> LaunchDescription:
+    """The simulated robot and the policy node, until Ctrl-C."""
+    model = DeclareLaunchArgument("model", default_value="pi05", choices=["pi05", "pi0"], description="random model")
+    return LaunchDescription(
+        [
+            *_arguments(),
+            model,
+            # the demo publishes joint_trajectory: no real robot on the network may hear it
+            SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
+            *_environment(),
+            Node(
+                package="pi_vla_ros",
+                executable="sim_robot",
+                name="sim_robot",
+                namespace=LaunchConfiguration("namespace"),
+                parameters=[{"robot": _text("robot")}],
+                arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+                output="screen",
+            ),
+            OpaqueFunction(function=lambda c: _policy_node(c, LaunchConfiguration("model").perform(c), simulated=True)),
+        ]
+    )
+
+
+def _arguments() -> list[DeclareLaunchArgument]:
+    return [DeclareLaunchArgument(name, default_value=value, description=words) for name, value, words in _COMMON]
+
+
+def _environment() -> list[SetEnvironmentVariable]:
+    """The DDS profile for camera images, unless the user chose one."""
+    return [SetEnvironmentVariable(name, value) for name, value in shared_memory_profile(dict(os.environ)).items()]
+
+
+def _policy_node(context: LaunchContext, model: str, simulated: bool = False) -> list:
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in _COMMON}
+    actions, checkpoint, calm = [], given["checkpoint"], {}
+    if not checkpoint and (simulated or given["robot"] == SIMULATED):
+        checkpoint = str(_random_checkpoint(model, given["robot"]))
+        calm = {"noise_scale": 0.1, "noise_seed": 0, "cpu_threads": 1}
+        actions.append(LogInfo(msg=f"no checkpoint given: a tiny {model} with random weights. It moves; it knows no task"))
+    parameters = [
+        {
+            "robot": _text("robot"),
+            "checkpoint": ParameterValue(checkpoint, value_type=str),
+            "prompt": _text("prompt"),
+            "model": model,
+            "use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
+            "autostart": ParameterValue(LaunchConfiguration("autostart"), value_type=bool),
+            **calm,
+        }
+    ]
+    if given["params_file"]:
+        parameters.append(given["params_file"])
+    node = LifecycleNode(
+        package="pi_vla_ros",
+        executable="policy_node",
+        name="pi_vla_ros",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=parameters,
+        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+        output="screen",
+    )
+    return [*actions, node]
+
+
+def _text(name: str) -> ParameterValue:
+    return ParameterValue(LaunchConfiguration(name), value_type=str)
+
+
+def _random_checkpoint(model: str, robot: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="pi_vla_ros-")) / f"tiny_{model}"
+    make_checkpoint(folder, tiny(model), robot)
+    return folder
