@@ -1,0 +1,170 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The fast runner: one upload, one captured graph, one download.
+
+A graph is captured per (robots, cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the tokens that
+round up are masked by the robot's length, which the graph reads from memory. Masked cameras are left out of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
+from pi_vla_ros.engine.fused.tuning import tuning_for
+from pi_vla_ros.kernels.common import chained
+from pi_vla_ros.model.flow import STEPS
+from pi_vla_ros.model.pi import PiModel
+
+BUCKET = 16
+STAGES = ("vision", "prefix", "expert")
+
+
+class FusedRunner:
+    """Runs a model whose weights it takes over: the originals are freed while they are repacked."""
+
+    def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int = STEPS, tune=None, pdl=None):
+        g = self.geometry = model.geometry
+        self._device = device = model.action_in_proj.weight.device
+        self._cuda = device.type == "cuda"
+        pdl = chained(device) if pdl is None else pdl
+        if tune is None:
+            tune = tuning_for(torch.cuda.get_device_name(device) if self._cuda else "cpu")
+        self._cameras, self._batch = cameras, max_batch
+        self._prompt = -(-g.prompt_len // BUCKET) * BUCKET
+        longest = cameras * g.vision.tokens + self._prompt
+        dtype = model.projector.weight.dtype
+        with torch.no_grad():
+            # a graph's own keys and values end within `longest` + suffix; attention reads whole blocks but masks them
+            key_rows = longest + g.suffix
+            self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
+            self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)
+            self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl)
+        self._arena = _Arena(g, cameras, max_batch, self._prompt, device)
+        self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
+        self._graphs: dict[tuple, object] = {}
+        self._events = None
+        if self._cuda:
+            self._stream = torch.cuda.Stream(device)
+            self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
+            self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+
+    def prepare(self, batch: int, cameras: int, prompt: int) -> None:
+        """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""
+        self._graph(batch, cameras, self._bucket(prompt))
+
+    def run(self, inputs) -> Tensor:
+        """A checked request (engine/requests.py) -> actions (B, chunk, action_dim) float32 on the host."""
+        masks = inputs.camera_mask.tolist()
+        answers: list[Tensor | None] = [None] * len(masks)
+        for mask in {tuple(m) for m in masks}:  # robots that see with the same cameras go together
+            group = [i for i, m in enumerate(masks) if tuple(m) == mask]
+            for i, actions in zip(group, self._run_group(inputs, group, mask), strict=True):
+                answers[i] = actions
+        return torch.stack(answers)
+
+    def _run_group(self, inputs, group: list[int], mask: tuple[bool, ...]) -> Tensor:
+        cameras = [i for i, seen in enumerate(mask) if seen]
+        key = (len(group), len(cameras), self._bucket(int(inputs.lang_lens[group].max())))
+        replay = self._graph(*key)
+        arena, pixels = self._arena, self.geometry.vision.tokens
+        host = arena.host
+        host.lengths[: len(group)] = (inputs.lang_lens[group] + len(cameras) * pixels).to(torch.int32)
+        ids = inputs.input_ids[group][:, : key[2]]
+        host.tokens[: len(group)].zero_()
+        host.tokens[: len(group), : ids.shape[1]] = ids
+        if inputs.state is not None:
+            host.state[: len(group)] = inputs.state[group]
+        host.noise[: len(group)] = inputs.noise[group]
+        images = inputs.pixel_values[group][:, cameras].flatten(0, 1)
+        host.images[: len(images)] = images
+        if not self._cuda:
+            arena.upload(len(images))
+            replay()
+            return arena.device.noise[: len(group)].clone()
+        with torch.cuda.stream(self._stream):
+            self._ends[0].record()
+            arena.upload(len(images))
+            replay()
+            out = self._actions[: len(group)]
+            out.copy_(arena.device.noise[: len(group)], non_blocking=True)
+            self._ends[1].record()
+        self._ends[1].synchronize()
+        return out.clone()
+
+    def stage_ms(self) -> dict[str, float]:
+        """Milliseconds of the last step by stage; copies: what is left between upload and download."""
+        stages = {n: a.elapsed_time(b) for n, a, b in zip(STAGES, self._events, self._events[1:])}  # noqa: B905
+        return {**stages, "copies": self._ends[0].elapsed_time(self._ends[1]) - sum(stages.values())}
+
+    def close(self) -> None:
+        self._graphs.clear()
+        del self.vision, self.prefix, self.expert, self._arena
+
+    def _bucket(self, length: int) -> int:
+        return min(-(-length // BUCKET) * BUCKET, self._prompt)
+
+    def _launch(self, batch: int, cameras: int, prompt: int, mark=lambda i: None) -> None:
+        g, d = self.geometry, self._arena.device
+        seen = cameras * g.vision.tokens
+        share = seen + prompt
+        x_t = d.noise[:batch].view(-1, g.action_dim)
+        mark(0)
+        if cameras:
+            self.vision.launch(d.images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
+        mark(1)
+        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch])
+        mark(2)
+        self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
+                           None if g.model == "pi05" else d.state[:batch])  # fmt: skip
+        mark(3)
+
+    @torch.no_grad()
+    def _graph(self, *key: int):
+        if not self._cuda:
+            return lambda: self._launch(*key)
+        if key not in self._graphs:
+            with torch.cuda.stream(self._stream):
+                self._launch(*key)  # compiles
+                self._stream.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self._stream):
+                    self._launch(*key, mark=lambda i: self._events[i].record())
+            self._graphs[key] = graph
+        return self._graphs[key].replay
+
+
+class _Arena:
+    """All inputs of a step in one block of memory, here (pinned) and there: one copy uploads them."""
+
+    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device):
+        size = g.vision.image
+        fields = {  # images last: a step copies only those it has
+            "lengths": (torch.int32, (batch,)),
+            "tokens": (torch.int64, (batch, prompt)),
+            "state": (torch.float32, (batch, g.action_dim)),
+            "noise": (torch.float32, (batch, g.chunk, g.action_dim)),
+            "images": (torch.float32, (batch * cameras, 3, size, size)),
+        }
+        offsets, end = {}, 0
+        for name, (dtype, shape) in fields.items():
+            offsets[name] = end
+            end += -(-torch.Size(shape).numel() * dtype.itemsize // 256) * 256
+        pinned = device.type == "cuda"
+        self._there = torch.zeros(end, dtype=torch.uint8, device=device)
+        self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
+        self._images_at, self._image_bytes = offsets["images"], 3 * size * size * 4
+
+        class Views:
+            def __init__(self, block: Tensor):
+                for name, (dtype, shape) in fields.items():
+                    count = torch.Size(shape).numel() * dtype.itemsize
+                    part = block[offsets[name] : offsets[name] + count]
+                    setattr(self, name, part.view(dtype).view(shape))
+
+        self.device, self.host = Views(self._there), Views(self._here)
+
+    def upload(self, images: int) -> None:
+        end = self._images_at + images * self._image_bytes
+        self._there[:end].copy_(self._here[:end], non_blocking=True)

@@ -1,0 +1,54 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Which tiles the kernels use. The defaults are right anywhere; a table overrides them on GPUs that were measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pi_vla_ros.kernels.linear import Tile
+
+
+@dataclass(frozen=True)
+class AttentionTile:
+    """bm query rows against bk keys a time; blocks: of keys a program takes (expert); join: rows a joining program."""
+
+    bm: int = 64
+    bk: int = 64
+    stages: int = 2
+    warps: int = 4
+    blocks: int = 1
+    join: int = 4
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One tile a product. What writes the residual stream also fixes how many partial row sums its reader adds."""
+
+    patches: Tile = Tile(128, 64, 32, 3, 4)
+    vision_qkv: Tile = Tile(128, 128, 64, 4, 8)
+    vision_attention: AttentionTile = AttentionTile(128, 64, 2, 4)
+    vision_out: Tile = Tile(128, 64, 64, 4, 4)
+    vision_fc1: Tile = Tile(128, 128, 64, 4, 8)
+    vision_fc2: Tile = Tile(128, 64, 64, 4, 4)
+    projector: Tile = Tile(128, 128, 64, 4, 8)
+    prefix_qkv: Tile = Tile(128, 128, 64, 4, 8)
+    prefix_kv: Tile = Tile(64, 64, 64, 4, 4)
+    prefix_attention: AttentionTile = AttentionTile(64, 64, 2, 4)
+    prefix_out: Tile = Tile(128, 128, 64, 4, 8)
+    prefix_up: Tile = Tile(128, 256, 64, 3, 8)
+    prefix_down: Tile = Tile(128, 128, 64, 4, 8)
+    expert_qkv: Tile = Tile(64, 32, 128, 4, 4)
+    expert_attention: AttentionTile = AttentionTile(64, 64, 1, 4)
+    expert_out: Tile = Tile(64, 32, 128, 4, 4, split=4)
+    expert_up: Tile = Tile(64, 64, 128, 4, 4)
+    expert_down: Tile = Tile(64, 64, 128, 4, 4, split=8)
+    expert_mix: Tile = Tile(64, 32, 64, 3, 4, split=4)
+
+
+DEFAULT = Tuning()
+TABLES: dict[str, Tuning] = {}
+
+
+def tuning_for(gpu: str) -> Tuning:
+    return TABLES.get(gpu, DEFAULT)

@@ -1,0 +1,70 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What enters the two prefix stacks: patches of the images, rows of the token embedding.
+
+    def patches_reference(images, patch):                            # [N, 3, S, S] -> [N · (S/p)², 3 · p²]
+        return unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+
+    def text_reference(tokens, table):                               # [B, L] -> [B, L, W]
+        return table[tokens] * sqrt(W)
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from pi_vla_ros.kernels.common import chain
+from pi_vla_ros.kernels.linear import Stats
+
+
+@triton.jit
+def patches_kernel(images, out, out_stride, S: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, PDL: tl.constexpr):
+    chain(PDL)
+    token = tl.program_id(0)
+    side: tl.constexpr = S // P
+    image, y, x = token // (side * side), token // side % side, token % side
+    i = tl.arange(0, BP)
+    channel, dy, dx = i // (P * P), i // P % P, i % P
+    at = ((image * 3 + channel) * S + y * P + dy) * S + x * P + dx
+    value = tl.load(images + at, mask=i < 3 * P * P, other=0.0)
+    tl.store(out + token * out_stride + i, value, mask=i < 3 * P * P)
+
+
+def patches(images: Tensor, out: Tensor, patch: int, *, pdl: bool) -> None:
+    """images [N, 3, S, S] fp32 -> out [N · (S/patch)², ≥ 3 · patch²]; what is wider stays as it is."""
+    size = images.shape[-1]
+    patches_kernel[(len(out),)](
+        images, out, out.stride(0), size, patch, triton.next_power_of_2(3 * patch * patch), pdl,
+        num_warps=4, launch_pdl=pdl,
+    )  # fmt: skip
+
+
+@triton.jit
+def text_kernel(
+    tokens, table, out, sums, L, token_stride, rows_per_robot, first_row, factor, parts_stride, rows_stride,
+    W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    chain(PDL)
+    robot, place = tl.program_id(0) // L, tl.program_id(0) % L
+    row = robot * rows_per_robot + first_row + place
+    w = tl.arange(0, WP)
+    token = tl.load(tokens + robot * token_stride + place)
+    y = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32) * factor
+    tl.store(out + row * W + w, y.to(out.dtype.element_ty), mask=w < W)
+    part = tl.arange(0, PARTS_POW2)
+    square = tl.where(part == 0, tl.sum(y * y), 0.0)
+    tl.store(sums + parts_stride + part * rows_stride + row, square, mask=part < PARTS)
+
+
+def text(tokens: Tensor, count: int, table: Tensor, out: Tensor, rows_per_robot: int, first_row: int, stats: Stats,
+         *, pdl: bool) -> None:  # fmt: skip
+    """The first `count` of tokens [B, ≥ count] -> rows of `out` from first_row on in every robot's share of rows."""
+    b, width = len(tokens), table.shape[1]
+    _, parts_max, rows_max = stats.buffer.shape
+    text_kernel[(b * count,)](
+        tokens, table, out, stats.buffer, count, tokens.stride(0), rows_per_robot, first_row, width**0.5,
+        parts_max * rows_max, rows_max, width, triton.next_power_of_2(width), stats.parts,
+        triton.next_power_of_2(stats.parts), pdl, num_warps=4, launch_pdl=pdl,
+    )  # fmt: skip
