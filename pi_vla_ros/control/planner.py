@@ -15,7 +15,7 @@ import numpy as np
 
 from pi_vla_ros.control.limiter import Limits, brake, braking_steps, follow
 from pi_vla_ros.control.reference import Reference
-from pi_vla_ros.control.stitch import fade
+from pi_vla_ros.control.stitch import fade, windows
 from pi_vla_ros.control.trajectory import accelerations
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Trajectory
@@ -55,7 +55,7 @@ class Planner:
 
     def hold(self, position: np.ndarray, now: float) -> Plan:
         """Rest at `position` (joints,)."""
-        tick = math.floor(now / self.step)
+        tick = math.floor(now / self.step) - 1  # at rest already now
         rest = np.repeat(position[None], 2, axis=0)
         return self._plan(tick, tick, tick, rest, np.zeros_like(rest))
 
@@ -67,7 +67,7 @@ class Planner:
         return self._plan(join - len(past_p) + 1, join, join, np.vstack([past_p, p]), np.vstack([past_v, v]))
 
     def follow(self, current: Trajectory, chunk: ActionChunk, now: float, window: float) -> Plan:
-        """Leave `current` for `chunk`, the difference fading out within `window` s. Raises ChunkRejected."""
+        """Leave `current` for `chunk`, the difference fading out within `window` s, or longer if limits ask. Raises ChunkRejected."""
         self._check(chunk)
         join = self._join(now)
         tail = math.floor((chunk.stamp + self._timeout) / self.step) - self._braking
@@ -85,8 +85,8 @@ class Planner:
         reference.anchor(join * self.step, p)
         times = np.arange(join, tail + 1) * self.step
         target, rate, turn = reference.at(times)
-        speeding = self._acceleration(current, join) - turn[0]
-        correction, correction_rate = fade(p - target[0], v - rate[0], speeding, times - times[0], window)
+        dp, dv, da = p - target[0], v - rate[0], self._acceleration(current, join) - turn[0]
+        correction, correction_rate = fade(dp, dv, da, times - times[0], windows(dp, dv, self.limits, window))
         limited = follow(p, v, (target + correction)[1:], (rate + correction_rate)[1:], self.limits, self.step)
         tail_p, tail_v = brake(limited.positions[-1], limited.velocities[-1], self.limits, self.step)
         clipped = np.zeros((3, len(past_p) + len(limited.positions) + len(tail_p), len(p)), dtype=bool)

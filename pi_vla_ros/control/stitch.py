@@ -6,13 +6,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from pi_vla_ros.control.limiter import Limits
 
-def fade(dp: np.ndarray, dv: np.ndarray, da: np.ndarray, times: np.ndarray, window: float) -> tuple[np.ndarray, np.ndarray]:
+# Share of the velocity and acceleration limits that closing a difference may take: the motion itself needs the rest.
+SHARE = 0.6
+# Extremes of the quintics below on a window of 1: speed and acceleration from dp = 1, acceleration from dv = 1.
+SPEED_OF_POSITION, ACCELERATION_OF_POSITION, ACCELERATION_OF_VELOCITY = 1.875, 5.774, 3.949
+
+
+def windows(dp: np.ndarray, dv: np.ndarray, limits: Limits, shortest: float) -> np.ndarray:
+    """Per joint, the window (joints,) in s within which a difference can fade out under the limits; a shorter one
+    would make the limiter chase a target that no joint can follow, and overshoot."""
+    speed, acceleration = SHARE * limits.velocity, SHARE * limits.acceleration
+    dp, dv = np.abs(dp), np.abs(dv)
+    needed = np.maximum(SPEED_OF_POSITION * dp / speed, np.sqrt(ACCELERATION_OF_POSITION * dp / acceleration))
+    return np.maximum(shortest, np.maximum(needed, ACCELERATION_OF_VELOCITY * dv / acceleration))
+
+
+def fade(
+    dp: np.ndarray, dv: np.ndarray, da: np.ndarray, times: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The quintic that starts at (dp, dv, da) (joints,) and is zero, with two derivatives, from `window` s on.
 
-    times: (K,) s since the join. Returns value and rate, each (K, joints).
+    times: (K,) s since the join; window: (joints,) s. Returns value and rate, each (K, joints).
     """
-    s = np.clip(times / window, 0.0, 1.0)[:, None]
+    s = np.clip(times[:, None] / window, 0.0, 1.0)
     value = (
         dp * (1 + s**3 * (-10 + s * (15 - 6 * s)))
         + dv * window * s * (1 + s**2 * (-6 + s * (8 - 3 * s)))

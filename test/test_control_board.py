@@ -1,0 +1,114 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The shared trajectory and its player, within one process and between two."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pi_vla_ros.control.board import CAPACITY, TrajectoryBoard
+from pi_vla_ros.control.pacer import Intervals, Pacer
+from pi_vla_ros.control.player import Player
+from pi_vla_ros.types import Trajectory
+
+STEP = 0.01
+
+
+def trajectory(first=0, knots=20, value=0.0):
+    positions = value + np.linspace(0, 1, knots)[:, None] * [1.0, 2.0]
+    velocities = np.full((knots, 2), 0.1)
+    velocities[-1] = 0
+    return Trajectory(first, STEP, positions, velocities)
+
+
+def test_what_is_written_is_read():
+    board = TrajectoryBoard(2)
+    other = TrajectoryBoard(2, os.dup(board.descriptor))
+    assert board.write(trajectory(7), join=9) == 1
+    generation, read, join = other.read()
+    assert (generation, join, read.first, read.step) == (1, 9, 7, STEP)
+    np.testing.assert_array_equal(read.positions, trajectory().positions)
+    np.testing.assert_array_equal(read.velocities, trajectory().velocities)
+    other.close()
+    board.close()
+
+
+def test_a_trajectory_half_written_is_not_read():
+    board = TrajectoryBoard(2)
+    board.write(trajectory(), 0)
+    board._integers[0] += 1  # as while writing
+    assert board.read() is None
+    board._integers[0] += 1
+    board._data[0, 3, 1] += 1e-9  # a torn copy: the checksum tells
+    assert board.read() is None
+    board.close()
+
+
+def test_a_trajectory_that_is_too_long_is_refused():
+    board = TrajectoryBoard(2)
+    with pytest.raises(ValueError, match="motion.plan_hz"):
+        board.write(trajectory(knots=CAPACITY + 1), 0)
+    board.close()
+
+
+def test_player_is_silent_until_told_and_then_takes_offers_only_before_their_join():
+    board = TrajectoryBoard(2)
+    player = Player(board)
+    board.write(trajectory(), join=0)
+    assert player.command(0.05) is None and board.taken == 0
+    board.play(True)
+    np.testing.assert_allclose(player.command(0.05), player.command(0.05))
+    assert board.taken == 1
+    second = board.write(trajectory(value=5.0), join=10)
+    assert player.command(0.11)[0] < 2.0 and board.refused == second and board.taken == 1  # 0.11 > 10 * STEP
+    third = board.write(trajectory(value=5.0), join=13)
+    assert player.command(0.12)[0] > 4.0 and board.taken == third
+    assert not player.resting(0.15) and player.resting(0.19)
+    board.play(False)
+    assert player.command(0.16) is None and player.resting(0.16)
+    board.close()
+
+
+def test_memory_is_gone_with_its_last_process():
+    """kill -9 of the child and an exit without close of the parent leave nothing behind in /dev/shm."""
+    before = set(os.listdir("/dev/shm"))
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from pi_vla_ros.control.board import TrajectoryBoard as B; b = B(2); "
+         "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert child.stdout.readline() == b"up\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_pacer_keeps_absolute_deadlines_and_skips_what_it_missed():
+    clock = [0.0]
+
+    def sleep(seconds):
+        clock[0] += seconds
+
+    pacer = Pacer(100.0, clock=lambda: clock[0], sleep=sleep)
+    ticks = []
+    for busy in (0.0, 0.004, 0.009, 0.035, 0.0, 0.0):
+        clock[0] += busy
+        missed = pacer.wait()
+        ticks.append((round(clock[0], 6), missed))
+    # after 35 ms of delay: three ticks are gone, the next ones stay on the grid of 10 ms
+    assert ticks == [(0.01, 0), (0.02, 0), (0.03, 0), (0.065, 2), (0.07, 0), (0.08, 0)]
+
+
+def test_intervals():
+    intervals = Intervals(keep=100)
+    assert intervals.percentiles() == (0.0, 0.0, 0.0)
+    for t in [0.0, 0.002, 0.004, 0.009]:
+        intervals.mark(t)
+    intervals.pause()
+    intervals.mark(100.0)
+    p50, p99, longest = intervals.percentiles()
+    assert p50 == pytest.approx(2.0) and longest == pytest.approx(5.0) and p50 < p99 <= longest
+

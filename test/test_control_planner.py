@@ -1,0 +1,161 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks become trajectories that are continuous, limited, on time, and that end at rest in time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pi_vla_ros.control.planner import ChunkRejected, Planner
+from pi_vla_ros.control.trajectory import peaks, sample
+from pi_vla_ros.robot import load_robot
+from pi_vla_ros.types import ActionChunk
+
+ROBOT = load_robot("sim")
+NOW = 1.76e9  # a ROS time of today: rounding of large times is part of the test
+
+
+def wave(times):
+    """A smooth demonstration (n, joints)."""
+    amplitude = np.array([0.4, 0.3, 0.3, 0.3, 0.4, 0.3, 0.4, 0.02])
+    return ROBOT.home + amplitude * np.sin(np.pi * times[:, None])
+
+
+def chunk(stamp, actions=None, dt=1 / 30):
+    actions = wave(stamp - NOW + dt * np.arange(50)) if actions is None else actions
+    return ActionChunk(actions, stamp, dt)
+
+
+def assert_legal(trajectory, limits, slack=1e-6):
+    low, high, speed, acceleration = peaks(trajectory)
+    assert (low >= limits.low - slack).all() and (high <= limits.high + slack).all()
+    assert (speed <= limits.velocity * (1 + 1e-6)).all()
+    assert (acceleration <= limits.acceleration * (1 + 1e-4)).all()
+    assert (trajectory.velocities[-1] == 0).all()
+
+
+def drive(planner, chunks, start=NOW, period=1 / 30):
+    """Plan one chunk per period; yields (now, trajectory before, plan)."""
+    current, now = planner.hold(ROBOT.home, start).trajectory, start
+    for make in chunks:
+        now += period
+        plan = planner.follow(current, make(now), now, ROBOT.motion.blend)
+        yield now, current, plan
+        current = plan.trajectory
+
+
+def test_joins_are_continuous_and_limits_hold():
+    planner, rng = Planner(ROBOT), np.random.default_rng(0)
+    makers = [lambda now, k=k: chunk(now - 0.05, wave(now - NOW + np.arange(50) / 30) + rng.normal(size=8) * k)
+              for k in [0.0, 0.05, 0.3, 1.0] * 15]  # fmt: skip
+    for now, before, plan in drive(planner, makers):
+        assert_legal(plan.trajectory, planner.limits)
+        for t in np.linspace(now - 0.05, plan.join * planner.step, 9):  # the same motion until the join
+            for old, new in zip(sample(before, t), sample(plan.trajectory, t), strict=True):
+                np.testing.assert_allclose(new, old, atol=1e-9)
+
+
+def test_a_smooth_policy_is_tracked_in_its_own_time():
+    """After the ramp the commanded position is what the policy said for that very time, not earlier, not later."""
+    planner = Planner(ROBOT)
+    for k, (now, _, plan) in enumerate(drive(planner, [lambda now: chunk(now - 0.06)] * 80)):
+        if k > 30:
+            at = plan.join * planner.step + 0.1
+            said = wave(np.array([at - NOW]))[0]
+            assert np.abs(sample(plan.trajectory, at)[0] - said).max() < 1e-3
+            assert now < at
+
+
+def test_every_trajectory_ends_at_rest_before_the_timeout():
+    planner = Planner(ROBOT)
+    for now, _, plan in drive(planner, [lambda now: chunk(now - 0.05)] * 10):
+        assert plan.trajectory.end <= now - 0.05 + ROBOT.timing.timeout + 1e-6
+        assert plan.tail * planner.step < plan.trajectory.end + planner.step
+
+
+def test_stop_brakes_within_the_limits():
+    planner = Planner(ROBOT)
+    *_, (now, _, plan) = drive(planner, [lambda now: chunk(now - 0.05)] * 40)
+    stop = planner.stop(plan.trajectory, now)
+    assert_legal(stop.trajectory, planner.limits)
+    slowest = np.max(planner.limits.velocity / planner.limits.acceleration)
+    assert stop.trajectory.end <= now + ROBOT.motion.margin + slowest + 2 * planner.step
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (lambda: chunk(NOW, np.full((50, 8), np.nan)), "chunk_not_finite"),
+        (lambda: chunk(NOW, np.where(np.arange(400).reshape(50, 8) == 399, np.inf, 0.0)), "chunk_not_finite"),
+        (lambda: chunk(float("nan"), np.zeros((50, 8))), "chunk_not_finite"),
+        (lambda: chunk(NOW, np.zeros((50, 7))), "chunk_shape"),
+        (lambda: chunk(NOW, np.zeros((0, 8))), "chunk_shape"),
+        (lambda: chunk(NOW, np.zeros(8)), "chunk_shape"),
+        (lambda: chunk(NOW - 2.0), "chunk_too_old"),
+        (lambda: chunk(NOW + 1.0), "chunk_from_future"),
+    ],
+)
+def test_bad_chunks_are_refused_by_name(bad, reason):
+    planner = Planner(ROBOT)
+    with pytest.raises(ChunkRejected) as error:
+        planner.follow(planner.hold(ROBOT.home, NOW).trajectory, bad(), NOW, 0.2)
+    assert error.value.reason == reason
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.01, 0.3, 3.0, 1e3, 1e9]),
+            st.integers(0, 2**31),
+            st.integers(1, 50),
+            st.floats(0.0, 0.3),
+            st.floats(0.005, 0.4),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_limits_hold_for_any_chunks_at_any_time(steps):
+    """Random walks, jumps to 1e9, one-action chunks, late ones, irregular periods."""
+    planner, now = Planner(ROBOT), NOW
+    current = planner.hold(ROBOT.home, now).trajectory
+    for size, seed, horizon, age, period in steps:
+        now += period
+        actions = ROBOT.home + size * np.random.default_rng(seed).normal(size=(horizon, 8)).cumsum(axis=0)
+        plan = planner.follow(current, chunk(now - age, actions), now, 0.2)
+        assert_legal(plan.trajectory, planner.limits)
+        p, v = sample(current, plan.join * planner.step)
+        q, w = sample(plan.trajectory, plan.join * planner.step)
+        assert np.abs(p - q).max() < 1e-9 and np.abs(v - w).max() < 1e-6
+        current = plan.trajectory
+
+
+def test_velocity_actions_never_step_and_stop_at_the_range():
+    robot = load_robot("droid")
+    planner = Planner(robot)
+    current, now = planner.hold(robot.home, NOW).trajectory, NOW
+    for _ in range(60):
+        now += 1 / 15
+        actions = np.zeros((15, 8))
+        actions[:, 0] = 3.0  # full speed, for ever
+        plan = planner.follow(current, ActionChunk(actions, now - 0.05, 1 / 15), now, robot.motion.blend)
+        assert_legal(plan.trajectory, planner.limits)
+        current = plan.trajectory
+    assert current.positions[-1, 0] == pytest.approx(robot.joints[0].position[1], abs=1e-6)
+
+
+def test_a_chunk_without_motion_holds_still():
+    planner = Planner(ROBOT)
+    still = chunk(NOW, np.tile(ROBOT.home, (50, 1)))
+    plan = planner.follow(planner.hold(ROBOT.home, NOW).trajectory, still, NOW, 0.2)
+    assert np.abs(plan.trajectory.positions - ROBOT.home).max() < 1e-12
+    assert not plan.clipped.any()
+
+
+def test_plan_rate_is_the_robots(sim_robot):
+    faster = dataclasses.replace(sim_robot, motion=dataclasses.replace(sim_robot.motion, plan_hz=200.0))
+    assert Planner(faster).step == 1 / 200

@@ -1,0 +1,117 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Trajectories against scipy's own Hermite spline, references against the chunk, the fade against its definition."""
+
+import numpy as np
+import pytest
+from scipy.interpolate import CubicHermiteSpline
+
+from pi_vla_ros.control.reference import Reference
+from pi_vla_ros.control.limiter import Limits
+from pi_vla_ros.control.stitch import SHARE, fade, windows
+from pi_vla_ros.control.trajectory import accelerations, peaks, sample
+from pi_vla_ros.types import ActionChunk, Trajectory
+
+STEP = 1 / 120
+
+
+def random_trajectory(seed=0, first=1000, knots=12):
+    rng = np.random.default_rng(seed)
+    velocities = rng.normal(size=(knots, 3))
+    velocities[-1] = 0
+    return Trajectory(first, STEP, rng.normal(size=(knots, 3)) * 0.01, velocities)
+
+
+def test_sample_is_the_cubic_hermite_spline():
+    trajectory = random_trajectory()
+    times = (trajectory.first + np.arange(12)) * STEP
+    spline = CubicHermiteSpline(times, trajectory.positions, trajectory.velocities)
+    for t in np.linspace(times[0], times[-1], 97)[1:-1]:
+        p, v = sample(trajectory, t)
+        np.testing.assert_allclose(p, spline(t), atol=1e-10)
+        np.testing.assert_allclose(v, spline(t, 1), atol=1e-7)
+
+
+def test_it_rests_before_and_after():
+    trajectory = random_trajectory()
+    for t, row in ((trajectory.start - 1, 0), (trajectory.end, -1), (trajectory.end + 9, -1)):
+        p, v = sample(trajectory, t)
+        np.testing.assert_array_equal(p, trajectory.positions[row])
+        assert (v == 0).all()
+
+
+def test_peaks_against_dense_samples():
+    trajectory = random_trajectory(3)
+    low, high, speed, acceleration = peaks(trajectory)
+    dense = [sample(trajectory, t) for t in np.linspace(trajectory.start, trajectory.end, 20001)]
+    p, v = (np.array([d[i] for d in dense]) for i in (0, 1))
+    np.testing.assert_allclose(low, p.min(axis=0), atol=1e-6)
+    np.testing.assert_allclose(high, p.max(axis=0), atol=1e-6)
+    np.testing.assert_allclose(speed, np.abs(v[1:-1]).max(axis=0), rtol=1e-3)
+    begin, end = accelerations(trajectory)
+    np.testing.assert_allclose(acceleration, np.maximum(np.abs(begin), np.abs(end)).max(axis=0))
+
+
+def test_a_constant_acceleration_step_is_exact():
+    """p, v of a parabola: the Hermite segment has that acceleration at both ends."""
+    v = np.array([[0.0], [4.0 * STEP]])
+    p = np.array([[0.0], [2.0 * STEP**2]])
+    begin, end = accelerations(Trajectory(0, STEP, p, v))
+    assert begin[0, 0] == pytest.approx(4.0) and end[0, 0] == pytest.approx(4.0)
+
+
+def test_reference_passes_through_the_actions_at_their_times():
+    rng = np.random.default_rng(0)
+    chunk = ActionChunk(rng.normal(size=(20, 2)), stamp=100.0, dt=0.05)
+    reference = Reference(chunk, np.array([False, False]))
+    position, _, _ = reference.at(100.0 + 0.05 * np.arange(20))
+    np.testing.assert_allclose(position, chunk.actions, atol=1e-9)
+
+
+def test_reference_rests_outside_of_the_chunk():
+    chunk = ActionChunk(np.linspace(0, 1, 10)[:, None], stamp=0.0, dt=0.1)
+    position, rate, _ = Reference(chunk, np.array([False])).at(np.array([-1.0, 0.45, 5.0]))
+    np.testing.assert_allclose(position[:, 0], [0.0, 0.5, 1.0], atol=1e-12)
+    np.testing.assert_allclose(rate[:, 0], [0.0, 1 / 0.9, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+def test_short_chunks(horizon):
+    chunk = ActionChunk(np.full((horizon, 1), 0.3), stamp=0.0, dt=0.1)
+    position, rate, _ = Reference(chunk, np.array([False])).at(np.linspace(-0.1, 0.5, 7))
+    assert np.allclose(position, 0.3) and np.allclose(rate, 0)
+
+
+def test_velocity_joints_are_integrated_from_their_anchor():
+    """v(t) = 2 t integrates to t²; position joints are not touched."""
+    t = 0.1 * np.arange(11)
+    chunk = ActionChunk(np.stack([2 * t, t], axis=1), stamp=10.0, dt=0.1)
+    reference = Reference(chunk, np.array([True, False]))
+    reference.anchor(10.5, np.array([7.0, -99.0]))
+    position, rate, _ = reference.at(np.array([10.5, 10.8]))
+    np.testing.assert_allclose(position, [[7.0, 0.5], [7.0 + 0.8**2 - 0.5**2, 0.8]], atol=1e-9)
+    np.testing.assert_allclose(rate, [[1.0, 1.0], [1.6, 1.0]], atol=1e-9)
+
+
+def test_fade_starts_as_given_and_ends_in_nothing():
+    dp, dv, da, window = np.array([0.3]), np.array([-1.0]), np.array([5.0]), np.array([0.2])
+    t = np.linspace(0, 0.3, 30001)
+    value, rate = fade(dp, dv, da, t, window)
+    assert value[0] == dp and rate[0] == dv
+    h = t[1]
+    assert (rate[1] - rate[0]) / h == pytest.approx(5.0, rel=1e-2)
+    np.testing.assert_allclose(np.gradient(value[:, 0], h)[1:-1], rate[1:-1, 0], atol=2e-4)
+    after = t >= window
+    assert np.abs(value[after]).max() < 1e-12 and np.abs(rate[after]).max() < 1e-12
+    assert np.abs(np.gradient(rate[:, 0], h)[(t > window - 2 * h) & (t < window)]).max() < 0.02  # C2 at the end too
+
+
+def test_windows_keep_the_fade_within_its_share_of_the_limits():
+    limits = Limits(np.array([-9.0]), np.array([9.0]), np.array([2.0]), np.array([8.0]))
+    t = np.linspace(0, 5, 50001)
+    for dp, dv in ((0.5, 0.0), (0.01, 0.0), (0.0, 1.0), (2.0, 0.0)):
+        window = windows(np.array([dp]), np.array([dv]), limits, 0.1)
+        assert window >= 0.1
+        _, rate = fade(np.array([dp]), np.array([dv]), np.zeros(1), t, window)
+        assert np.abs(rate).max() <= max(SHARE * 2.0, dv) + 1e-6
+        assert np.abs(np.diff(rate[:, 0]) / t[1]).max() <= SHARE * 8.0 * (1 + 1e-3)
