@@ -135,6 +135,29 @@ def test_a_hand_pushed_into_the_table_is_held_up_and_comes_back():
     assert arm.positions() == pytest.approx(robot.home, abs=5e-3)
 
 
+def test_a_block_that_lies_still_wakes_when_it_is_pushed():
+    robot = load_robot("sim")
+    arm = SimArm(robot)
+    low = robot.home
+    low[1] += 0.35  # lean forward,
+    low[5] += 0.35  # hand upright
+    arm.set_targets(low)
+    arm.step_to(1.0)
+    tip = arm._data.body("gripper/finger").xpos + [0, 0, -0.07]
+    assert 0 < tip[2] < 0.04
+    block = arm.scene.blocks[0]
+    arm._data.qpos[block : block + 3] = (tip[0], tip[1] + 0.08, 0.0225)
+    arm.step_to(3.0)
+    before = arm.world()[block : block + 3]
+    assert before == pytest.approx([tip[0], tip[1] + 0.08, 0.0225], abs=2e-3)
+    low[0] += 0.3
+    arm.set_targets(low)
+    arm.step_to(4.0)
+    assert arm.world()[block + 1] - before[1] > 0.05
+    arm.step_to(6.0)
+    assert arm.positions() == pytest.approx(low, abs=5e-3)
+
+
 def test_arms_end_after_grippers():
     def joint(role):
         return Joint(f"j{joint.count}", (-1.0, 1.0), 1.0, 1.0, role)

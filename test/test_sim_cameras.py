@@ -15,6 +15,7 @@ from pi_vla_ros.sim.arm import SimArm
 from pi_vla_ros.sim.cameras import FARTHEST, Cameras, _Schedule
 from pi_vla_ros.sim.faults import Fault, Faults
 from pi_vla_ros.sim.realtime import Snapshot
+from pi_vla_ros.sim.view import View
 
 SIZE = (96, 72)
 
@@ -69,6 +70,18 @@ def test_the_red_block_is_red():
     image = arm.render("base_0_rgb", 256, 192).astype(int)
     arm.close()
     assert ((image[..., 0] > 120) & (image[..., 1] < 60) & (image[..., 2] < 60)).sum() > 20
+
+
+def test_blocks_are_seen_to_move():
+    arm = SimArm(load_robot("sim"))
+    arm.step_to(2.0)  # at rest: the physics may have put them to sleep
+    view = View(arm.scene, *SIZE)
+    world = arm.world()
+    before = view.draw(world, "base_0_rgb")
+    world[arm.scene.blocks[0] + 2] += 0.1
+    after = view.draw(world, "base_0_rgb")
+    view.close()
+    assert np.abs(after.astype(int) - before).max() > 50
 
 
 def test_views_of_several_sizes_and_arms_live_side_by_side():
@@ -173,7 +186,7 @@ def test_delayed_frames_are_late_and_in_order_and_say_so():
 
 
 def test_without_opengl_the_error_names_the_packages(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # undone at the end, whatever was there
     monkeypatch.setattr(gl, "_loads", lambda name: False)
     gl.choose_backend.cache_clear()
     with pytest.raises(gl.RenderingUnavailable) as error:
@@ -183,7 +196,7 @@ def test_without_opengl_the_error_names_the_packages(monkeypatch):
 
 
 def test_a_backend_that_gives_no_context_is_passed_over(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # undone at the end, whatever was there
     monkeypatch.setattr(gl, "_loads", lambda name: True)
     monkeypatch.setattr(gl, "_failure", lambda backend: "no driver" if backend == "egl" else None)
     gl.choose_backend.cache_clear()

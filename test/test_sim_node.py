@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The simulated robot as its own process, over DDS: what it sends, follows, refuses and reports."""
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from pi_vla_ros.robot import load_robot
+from pi_vla_ros.sim.cdr import read_trajectory
 
 rclpy = pytest.importorskip("rclpy")
 pytestmark = [pytest.mark.ros]
@@ -173,7 +175,7 @@ def test_it_follows_trajectories_by_name_counts_commands_and_refuses(tmp_path, l
     finally:
         said = finish(process, signal.SIGTERM)
     assert listener.positions() == pytest.approx(goal, abs=2e-3)
-    assert "trajectory refused (ends_moving)" in said
+    assert "trajectory refused: ends_moving" in said
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["trajectory"]["accepted"] == 1
     assert report["trajectory"]["rejected"] == {"ends_moving": 1}
@@ -201,6 +203,54 @@ def test_it_follows_commands_and_faults_hit_joint_states(tmp_path, listener, ros
     for state in broken:
         assert [n for n, p in zip(state.name, state.position, strict=True) if np.isnan(p)] == ["joint2"]
     assert not any(listener.images.values())
+
+
+@pytest.mark.parametrize("fields", [("velocities",), ("velocities", "accelerations"), (), ("effort",)])
+@pytest.mark.parametrize("frame", ["", "base_link", "abc"])
+def test_trajectories_are_read_from_their_bytes(fields, frame):
+    from rclpy.serialization import serialize_message
+    from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+    rng = np.random.default_rng(0)
+    names = ["a", "bc", "def"]
+    message = JointTrajectory(joint_names=names)
+    message.header.frame_id = frame
+    message.header.stamp.sec, message.header.stamp.nanosec = 1700000000, 250_000_000
+    for k in range(5):
+        point = JointTrajectoryPoint(positions=list(rng.normal(size=3)))
+        for name in fields if k else ():  # the first point has positions only
+            setattr(point, name, list(rng.normal(size=3)))
+        point.time_from_start.sec, point.time_from_start.nanosec = k, 500_000_000
+        message.points.append(point)
+    command = read_trajectory(serialize_message(message))
+    assert (command.stamp, list(command.joint_names)) == (1700000000.25, names)
+    assert [p.time for p in command.points] == [0.5, 1.5, 2.5, 3.5, 4.5]
+    for k, (point, sent) in enumerate(zip(command.points, message.points, strict=True)):
+        assert np.array_equal(point.positions, sent.positions)
+        for name in ("velocities", "accelerations"):
+            values = getattr(point, name)
+            assert (values is not None) == (k > 0 and name in fields)
+            assert values is None or np.array_equal(values, getattr(sent, name))
+        assert point.effort == (k > 0 and "effort" in fields)
+
+
+def test_what_is_no_cdr_is_refused():
+    with pytest.raises(ValueError, match="not a CDR message"):
+        read_trajectory(b"\x07\x07\x07\x07")
+
+
+def test_a_compressed_image_is_a_jpeg_of_the_pixels():
+    from PIL import Image
+
+    from pi_vla_ros.sim.messages import to_jpeg
+
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, 32:] = (200, 100, 50)
+    message = to_jpeg(12.25, "frame", pixels)
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (12, 250_000_000)
+    assert "jpeg" in message.format
+    decoded = np.array(Image.open(io.BytesIO(bytes(message.data)))).astype(int)
+    assert np.abs(decoded - pixels).mean() < 4
 
 
 @pytest.mark.parametrize(

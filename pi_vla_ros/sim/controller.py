@@ -48,10 +48,12 @@ class Tally:
     accepted: int = 0
     rejected: Counter = field(default_factory=Counter)
     messages: dict[str, str] = field(default_factory=dict)  # reason -> the last message in full
+    latest: str = ""  # the last refusal
 
     def refuse(self, error: Rejected) -> None:
         self.rejected[error.reason] += 1
         self.messages[error.reason] = str(error)
+        self.latest = f"{error.reason}: {error}"
 
     def report(self) -> dict:
         return {
@@ -79,7 +81,7 @@ class JointTrajectoryController:
         self.tally = Tally()
         self._from_desired = interpolate_from_desired_state
         self._desired = (np.array(hold, dtype=np.float64), np.zeros(len(self.joint_names)))
-        self._command: Command | None = None  # newest accepted, joints in our order
+        self._next: Command | None = None  # accepted, joints in our order, not sampled yet
         self._active: _Active | None = None
 
     def accept(self, command: Command, now: float) -> bool:
@@ -89,16 +91,15 @@ class JointTrajectoryController:
         except Rejected as error:
             self.tally.refuse(error)
             return False
-        self._command = _sorted(command, self.joint_names)
+        self._next = _sorted(command, self.joint_names)
         self.tally.accepted += 1
         return True
 
     def sample(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
         """(joints,) set points at `now`; positions and velocities as measured at `now`."""
-        command = self._command
-        if command is not None and (self._active is None or self._active.command is not command):
+        if self._next is not None:
             before = self._desired if self._from_desired else (positions, velocities)
-            self._active = _Active.begin(command, now, *before)
+            self._active, self._next = _Active.begin(self._next, now, *before), None
         if self._active is not None:
             self._desired = self._active.sample(now)
         return self._desired[0]

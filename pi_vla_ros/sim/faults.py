@@ -67,11 +67,15 @@ class Faults:
 
     def nan_joints(self, time: float, joints: Iterable[str]) -> list[str]:
         """Which of `joints` report NaN now."""
-        return [name for name in joints if self._find("nan_state", (name, ""), time)]
+        return self._joints("nan_state", time, joints)
 
     def missing_joints(self, time: float, joints: Iterable[str]) -> list[str]:
         """Which of `joints` are not reported now."""
-        return [name for name in joints if self._find("missing_joint", (name,), time)]
+        return self._joints("missing_joint", time, joints)
+
+    def _joints(self, kind: str, time: float, joints: Iterable[str]) -> list[str]:
+        hit = {fault.target for fault in self._faults if fault.kind == kind and fault.start <= time < fault.end}
+        return [name for name in joints if hit and (name in hit or "" in hit)]
 
     def _find(self, kind: str, targets: Collection[str], time: float) -> Fault | None:
         for fault in self._faults:

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages of the simulated robot <-> arrays."""
+"""What the simulated robot sends, as ROS messages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from trajectory_msgs.msg import JointTrajectory
-
-from pi_vla_ros.sim.controller import Command
-from pi_vla_ros.sim.spline import Point
 
 JPEG_QUALITY = 90
 
@@ -54,19 +50,3 @@ def to_joint_state(stamp: float, names: Sequence[str], positions: np.ndarray, ve
     message.position = array.array("d", positions.tobytes())
     message.velocity = array.array("d", velocities.tobytes())
     return message
-
-
-def to_command(message: JointTrajectory) -> Command:
-    """What the trajectory controller is told."""
-    stamp = message.header.stamp
-    points = [
-        Point(
-            time=p.time_from_start.sec + p.time_from_start.nanosec * 1e-9,
-            positions=np.array(p.positions),
-            velocities=np.array(p.velocities) if p.velocities else None,
-            accelerations=np.array(p.accelerations) if p.accelerations else None,
-            effort=bool(p.effort),
-        )
-        for p in message.points
-    ]
-    return Command(stamp.sec + stamp.nanosec * 1e-9, list(message.joint_names), points)

@@ -36,6 +36,7 @@ from pi_vla_ros.schema import ConfigError
 from pi_vla_ros.sim import messages
 from pi_vla_ros.sim.arm import SimArm
 from pi_vla_ros.sim.cameras import Cameras
+from pi_vla_ros.sim.cdr import read_trajectory
 from pi_vla_ros.sim.controller import ForwardCommandController, JointTrajectoryController
 from pi_vla_ros.sim.faults import FaultError, Faults
 from pi_vla_ros.sim.gl import RenderingUnavailable, choose_backend
@@ -67,7 +68,7 @@ class SimRobot(Node):
         self._images = {slot: self._image_publisher(camera) for slot, camera in robot.cameras.items()}
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._inputs = (
-            self.create_subscription(JointTrajectory, "joint_trajectory", self._on_trajectory, 10),
+            self.create_subscription(JointTrajectory, "joint_trajectory", self._on_trajectory, 10, raw=True),
             self.create_subscription(Float64MultiArray, "commands", self._on_commands, 10),
         )
         self._robot = RealTime(self._arm, leader, 1 / settings.joint_state_hz, self._now, self._send_state, self._take)
@@ -171,11 +172,10 @@ class SimRobot(Node):
                 while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
                     subscription.callback(taken[0])
 
-    def _on_trajectory(self, message: JointTrajectory) -> None:
-        tally = self._trajectories.tally
-        if not self._trajectories.accept(messages.to_command(message), self._now()):
-            reason, text = list(tally.messages.items())[-1]
-            self.get_logger().warning(f"trajectory refused ({reason}): {text}", throttle_duration_sec=1.0)
+    def _on_trajectory(self, message: bytes) -> None:
+        if not self._trajectories.accept(read_trajectory(message), self._now()):
+            reason = self._trajectories.tally.latest
+            self.get_logger().warning(f"trajectory refused: {reason}", throttle_duration_sec=1.0)
 
     def _on_commands(self, message: Float64MultiArray) -> None:
         self._commands.accept(message.data)

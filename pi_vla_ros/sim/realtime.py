@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -55,13 +57,8 @@ class RealTime:
         Each cycle samples the controller, moves the arm, calls `publish` with the new state, then
         `take`, which may give the controller new commands.
         """
-        self._arm, self._controller, self._period, self._publish, self._take = (
-            arm,
-            controller,
-            period,
-            publish,
-            take,
-        )
+        self._arm, self._controller, self._period = arm, controller, period
+        self._publish, self._take = publish, take
         self._clock = clock
         self.missed = 0  # cycles in which no state was published
         self.late: deque[float] = deque(maxlen=100_000)  # s behind its deadline, for each state
@@ -69,6 +66,8 @@ class RealTime:
         self._begin()
 
     def run(self, stop: threading.Event) -> None:
+        with contextlib.suppress(OSError):  # where permitted: before the cameras, which take long
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -10)
         self._begin()
         tick = 0
         while not stop.is_set():
