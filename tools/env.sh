@@ -17,16 +17,21 @@ if [ ! -e "$_pi_root/.ws/complete" ]; then
   return 1
 fi
 
-. "$_pi_root/.venv/bin/activate"
-
-if [ "$(sed -n 1p "$_pi_root/.venv/complete")" != sourced ]; then
+if grep -q '^sourced' "$_pi_root/.venv/complete"; then
+  if [ -z "${ROS_DISTRO:-}" ]; then
+    echo "tools/env.sh: set up with an installed ROS 2; source that first, or run 'make setup'" >&2
+    unset _pi_shell _pi_root
+    return 1
+  fi
+else
   # ROS 2 from wheels: the environment itself is the ROS prefix. What an installation that happens
   # to be sourced here has set would mix two distributions in one process.
   [ -z "${ROS_DISTRO:-}" ] || unset ROS_DISTRO PYTHONPATH LD_LIBRARY_PATH
-  export AMENT_PREFIX_PATH=$VIRTUAL_ENV CMAKE_PREFIX_PATH=$VIRTUAL_ENV
-  export RMW_IMPLEMENTATION=rmw_fastrtps_cpp  # the only one in the wheels
+  export AMENT_PREFIX_PATH=$_pi_root/.venv CMAKE_PREFIX_PATH=$_pi_root/.venv
+  export RMW_IMPLEMENTATION=rmw_fastrtps_cpp # the only one in the wheels
 fi
 
+. "$_pi_root/.venv/bin/activate"
 . "$_pi_root/.ws/install/local_setup.$_pi_shell"
 
 # .ws/source holds nothing but a link to pi_vla_ros/. The root of the repository would not do: its
