@@ -72,6 +72,8 @@ class Policy:
         """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable."""
         begin = time.perf_counter()
         scale, offset = self._states
+        if np.shape(observation.state) != scale.shape:
+            raise ValueError(f"state: must have {len(scale)} entries, has shape {np.shape(observation.state)}")
         inputs = self._processor.prepare(observation.images, scale * observation.state + offset, observation.prompt)
         request = {
             "pixel_values": inputs.pixel_values,

@@ -18,6 +18,7 @@ import traceback
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -51,9 +52,11 @@ class PolicyNode(LifecycleNode):
         super().__init__("pi_vla_ros")
         declare_parameters(self)
         self._interfaces: list = []  # what configure makes and cleanup destroys
-        self._timers: list = []
+        self._ticking: list = []
         self._policy = self._outputs = self._inference = self._motion = None
         self._prompt, self._active, self._logged = "", False, {}
+        # a service that waits for the arm to rest must not keep the other callbacks waiting
+        self._waiting = ReentrantCallbackGroup()
         self.failed = False  # autostart did not get the node ready
         self.add_on_set_parameters_callback(self._on_parameters)
         if self.get_parameter("autostart").value:
@@ -73,7 +76,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._outputs.open()
         self._active = True
-        self._timers = [
+        self._ticking = [
             self.create_timer(1.0 / self._robot.timing.inference_hz, self._tick),
             self.create_timer(1.0, self._diagnose),
         ]
@@ -148,8 +151,8 @@ class PolicyNode(LifecycleNode):
             self._chunks,
             self._diagnostics,
             srv(SetBool, "~/enable", self._on_enable),
-            srv(Trigger, "~/reset", self._on_reset),
-            srv(SetBool, "~/estop", self._on_estop),
+            srv(Trigger, "~/reset", self._on_reset, callback_group=self._waiting),
+            srv(SetBool, "~/estop", self._on_estop, callback_group=self._waiting),
         ]
 
     def _cleanup(self) -> None:
@@ -286,7 +289,7 @@ class PolicyNode(LifecycleNode):
         if wait <= 0:
             return
         done = Future()
-        timer = self.create_timer(wait, lambda: done.set_result(None))
+        timer = self.create_timer(wait, lambda: done.set_result(None), callback_group=self._waiting)
         await done
         self.destroy_timer(timer)
 
@@ -312,9 +315,9 @@ class PolicyNode(LifecycleNode):
         self.get_logger().error(f"cannot {what}: {error}" if expected else f"cannot {what}:\n{traceback.format_exc()}")
 
     def _stop_timers(self) -> None:
-        for timer in self._timers:
+        for timer in self._ticking:
             self.destroy_timer(timer)
-        self._timers = []
+        self._ticking = []
 
     def _destroy(self, thing) -> None:
         kind = type(thing).__name__

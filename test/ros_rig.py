@@ -1,0 +1,211 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""A fake robot and an observer around the real policy node, which runs as its own process: real DDS between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.srv import ChangeState
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray, String
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from pi_vla_ros.msg import ActionChunk, InferenceStatus
+from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.ros.dds import use_shared_memory_profile
+from pi_vla_ros.ros.messages import seconds
+from pi_vla_ros.ros.qos import LATCHED
+
+CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
+CAMERA_HZ, STATE_HZ = 30.0, 200.0
+
+
+def start_ros() -> None:
+    """A domain of our own on this machine: tests never talk to anybody else."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 99)
+    use_shared_memory_profile()
+    if not rclpy.ok():
+        rclpy.init()
+
+
+class PolicyProcess:
+    """The policy node; `log` is what it printed."""
+
+    def __init__(self, log: Path, **parameters):
+        arguments = [item for name, value in parameters.items() for item in ("-p", f"{name}:={value}")]
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pi_vla_ros.ros.policy_node", "--ros-args", *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def end(self) -> int:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class Rig(Node):
+    """Publishes three cameras and joint states that follow the stream; keeps everything that the node says.
+
+    Lists hold (received s, message). `publish_*` and `corrupt` change what the robot sends.
+    """
+
+    def __init__(self, robot: RobotConfig):
+        super().__init__("rig")
+        self.robot, self.position = robot, robot.home.copy()
+        self.statuses: list[tuple[float, InferenceStatus]] = []
+        self.commands: list[tuple[float, np.ndarray]] = []
+        self.trajectories: list[tuple[float, JointTrajectory]] = []
+        self.chunks: list[tuple[float, ActionChunk]] = []
+        self.cameras_on = self.states_on = True
+        self.corrupt = lambda message: message  # applied to every joint state and image
+        self._images = {
+            slot: self.create_publisher(Image, camera.topic, qos_profile_sensor_data)
+            for slot, camera in robot.cameras.items()
+        }
+        self._states = self.create_publisher(JointState, "joint_states", 10)
+        self.prompt = self.create_publisher(String, "pi_vla_ros/prompt", LATCHED)
+        keep_all = QoSProfile(depth=1000)
+        self.create_subscription(Float64MultiArray, "commands", self._on_command, keep_all)
+        self.create_subscription(JointTrajectory, "joint_trajectory", self._keep(self.trajectories), keep_all)
+        self.create_subscription(InferenceStatus, "pi_vla_ros/status", self._keep(self.statuses), LATCHED)
+        self.create_subscription(ActionChunk, "pi_vla_ros/action_chunk", self._keep(self.chunks), keep_all)
+        self._frames = self._make_frames()
+        self._asked = {}
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._spin, self._send)]
+        for thread in self._threads:
+            thread.start()
+
+    def call(self, kind, name: str, request, timeout: float = 60.0):
+        """The answer of a service of the policy node."""
+        if name not in self._asked:
+            self._asked[name] = self.create_client(kind, f"pi_vla_ros/{name}")
+        client = self._asked[name]
+        assert client.wait_for_service(timeout), f"no service {name}"
+        future = client.call_async(request)
+        self.until(future.done, timeout, f"answer of {name}")
+        return future.result()
+
+    def change_state(self, transition: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = transition
+        return self.call(ChangeState, "change_state", request).success
+
+    def switch(self, name: str, data: bool):
+        return self.call(SetBool, name, SetBool.Request(data=data))
+
+    def reset(self):
+        return self.call(Trigger, "reset", Trigger.Request())
+
+    @property
+    def status(self) -> InferenceStatus:
+        return self.statuses[-1][1]
+
+    def until(self, condition, timeout: float, what: str) -> None:
+        """Wait for something that must happen."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout} s for: {what}; {self._describe()}"
+            time.sleep(0.005)
+
+    def until_state(self, state: str, timeout: float = 30.0) -> None:
+        self.until(lambda: self.statuses and self.status.state == state, timeout, f"state {state}")
+
+    def until_ticks(self, count: int) -> None:
+        """Wait until the node told of `count` more ticks: the sentinel of 'nothing was published meanwhile'."""
+        begin = self.status.tick
+        self.until(lambda: self.status.tick >= begin + count, 30.0, f"{count} ticks")
+
+    def published(self) -> int:
+        return len(self.commands) + len(self.trajectories)
+
+    def close(self) -> None:
+        self._closing.set()
+        for thread in self._threads:
+            thread.join()
+        self.destroy_node()
+
+    def _describe(self) -> str:
+        return f"last state {self.status.state}: {self.status.detail}" if self.statuses else "no status came"
+
+    def _keep(self, kept: list):
+        return lambda message: kept.append((time.time(), message))
+
+    def _on_command(self, message: Float64MultiArray) -> None:
+        self.position = np.array(message.data)
+        self.commands.append((time.time(), self.position))
+
+    def _make_frames(self) -> dict[str, bytes]:
+        rng = np.random.default_rng(0)
+        return {slot: rng.integers(0, 256, 48 * 64 * 3, dtype=np.uint8).tobytes() for slot in self._images}
+
+    def _send(self) -> None:
+        """Joint states at their rate; cameras at theirs, a few ms apart from each other as real ones are."""
+        names, begin, tick = self.robot.joint_names, time.monotonic(), 0
+        every = round(STATE_HZ / CAMERA_HZ)
+        while not self._closing.is_set():
+            tick += 1
+            time.sleep(max(0.0, begin + tick / STATE_HZ - time.monotonic()))
+            now = self.get_clock().now().to_msg()
+            if self.states_on:
+                message = JointState(name=list(reversed(names)), position=list(reversed(self.position.tolist())))
+                message.header.stamp = now
+                self._states.publish(self.corrupt(message))
+            if not self.cameras_on:
+                continue
+            for k, (slot, publisher) in enumerate(self._images.items()):
+                if tick % every == 2 * k % every:
+                    image = Image(height=48, width=64, encoding="rgb8", step=192, data=self._frames[slot])
+                    image.header.stamp = now
+                    publisher.publish(self.corrupt(image))
+
+    def _spin(self) -> None:
+        executor = SingleThreadedExecutor()
+        executor.add_node(self)
+        while not self._closing.is_set():
+            executor.spin_once(timeout_sec=0.05)
+
+
+def commanded_by_trajectories(trajectories, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity at `times`, as a joint_trajectory_controller commands them: the newest message that had
+    arrived, cubic Hermite between its points (scipy's, not ours), held at its end."""
+    from scipy.interpolate import CubicHermiteSpline
+
+    splines = []
+    for received, message in trajectories:
+        at = seconds(message.header.stamp)
+        knots = np.array([at + p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in message.points])
+        positions, velocities = (np.array([getattr(p, k) for p in message.points]) for k in ("positions", "velocities"))
+        splines.append((received, knots, CubicHermiteSpline(knots - knots[0], positions, velocities)))
+    rows, k = [], 0
+    for t in times:
+        while k + 1 < len(splines) and splines[k + 1][0] <= t:
+            k += 1
+        _, knots, spline = splines[k]
+        x = min(max(t, knots[0]), knots[-1]) - knots[0]
+        rows.append((spline(x), spline(x, 1) if knots[0] <= t < knots[-1] else np.zeros_like(spline(x))))
+    return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])

@@ -1,0 +1,195 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's contract: shapes, batches, masks, seeds, and errors that name the field."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pi_vla_ros.engine import (
+    DeviceConfig,
+    Engine,
+    EngineArgs,
+    EngineConfig,
+    PI0Args,
+    PI0Request,
+    PI05Args,
+    PI05Request,
+    RequestError,
+)
+from pi_vla_ros.model.flow import sample, times
+from pi_vla_ros.model.geometry import tiny
+
+ARGS = {"pi05": PI05Args, "pi0": PI0Args}
+MODELS = ("pi05", "pi0")
+
+
+def engine(model="pi05", batch=3, **changes) -> Engine:
+    geometry = tiny(model, chunk=7, prompt_len=24)
+    return Engine(EngineArgs(model, ARGS[model](random_geometry=geometry, max_batch_size=batch, seed=3, **changes)))
+
+
+def request(model="pi05", batch=3, length=24, seed=0, **changes):
+    generator = torch.Generator().manual_seed(seed)
+    fields = {
+        "pixel_values": torch.rand(batch, 3, 3, 56, 56, generator=generator) * 2 - 1,
+        "input_ids": torch.randint(5, 500, (batch, length), generator=generator),
+        "lang_lens": torch.tensor([5, 24, 11, 7][:batch]),
+        "noise": torch.randn(batch, 7, 32, generator=generator),
+    }
+    if model == "pi0":
+        fields["state"] = torch.randn(batch, 32, generator=generator)
+    return (PI0Request if model == "pi0" else PI05Request)(**(fields | changes))
+
+
+def part(request, rows):
+    """The same request for some of its robots."""
+    picked = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
+    return type(request)(**{k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in picked.items()})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_batch_is_its_robots_one_by_one(model):
+    with engine(model) as e:
+        whole = request(model)
+        together = e.step(whole)
+        assert together.shape == (3, 7, 32) and together.dtype == torch.float32 and together.device.type == "cpu"
+        for row in range(3):
+            torch.testing.assert_close(e.step(part(whole, [row]))[0], together[row], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_engine_is_the_model(model):
+    """Against the model called by hand."""
+    with engine(model) as e:
+        r = request(model)
+        m = e._runner._model
+        with torch.inference_mode():
+            x, valid = m.embed_prefix(r.pixel_values, torch.ones(3, 3, dtype=torch.bool), r.input_ids, r.lang_lens)
+            expected = sample(m, m.prefix(x, valid), r.noise, getattr(r, "state", None))
+        torch.testing.assert_close(e.step(r), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_masked_has_no_influence(model):
+    with engine(model) as e:
+        mask = torch.tensor([[True, True, False]] * 3)
+        r = request(model, camera_mask=mask)
+        other = dataclasses.replace(r, pixel_values=r.pixel_values.clone(), input_ids=r.input_ids.clone())
+        other.pixel_values[:, 2] = torch.rand(3, 3, 56, 56)
+        other.input_ids[0, 5:] = 499  # behind lang_lens
+        torch.testing.assert_close(e.step(r), e.step(other), atol=1e-6, rtol=0)
+        assert (e.step(r) - e.step(request(model))).abs().max() > 1e-3  # the mask itself has one
+
+
+def test_prompt_tensors_may_be_shorter_than_the_longest_prompt():
+    with engine() as e:
+        r = part(request(), [0])  # five valid tokens
+        short = dataclasses.replace(r, input_ids=r.input_ids[:, :5])
+        torch.testing.assert_close(e.step(r), e.step(short), atol=1e-6, rtol=0)
+
+
+def test_noise_is_seeded():
+    with engine() as a, engine() as b:
+        r = dataclasses.replace(request(), noise=None)
+        first, second = a.step(r), a.step(r)
+        assert (first - second).abs().max() > 1e-3  # the sequence goes on
+        assert torch.equal(b.step(r), first)  # from the same seed
+        seeded = dataclasses.replace(r, seed=5)
+        assert torch.equal(a.step(seeded), b.step(seeded))
+
+
+def test_number_of_steps():
+    assert times(4) == [1.0, 0.75, 0.5, 0.25]
+    with engine(num_inference_steps=1) as one, engine() as ten:
+        assert one.steps == 1 and ten.steps == 10
+        assert (one.step(request()) - ten.step(request())).abs().max() > 1e-4
+
+
+def test_stage_times():
+    with engine() as e:
+        e.step(request())
+        assert set(e.stage_ms) == {"vision", "prefix", "expert", "copies"}
+        assert all(ms >= 0 for ms in e.stage_ms.values()) and e.stage_ms["expert"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pixel_values": torch.zeros(4, 3, 3, 56, 56)}, "pixel_values: batch is 4; allowed: 1..3"),
+        ({"pixel_values": torch.zeros(0, 3, 3, 56, 56)}, "pixel_values: batch is 0"),
+        ({"pixel_values": torch.zeros(3, 2, 3, 56, 56)}, "pixel_values: must be (3, 3, 3, 56, 56)"),
+        ({"pixel_values": torch.zeros(3, 3, 3, 56, 56, dtype=torch.uint8)}, "pixel_values: must be torch.float32"),
+        ({"pixel_values": [1]}, "pixel_values: must be a torch.Tensor, is list"),
+        ({"input_ids": torch.zeros(3, 25, dtype=torch.int64)}, "input_ids: must be (3, 1..24)"),
+        ({"input_ids": torch.full((3, 24), 512)}, "input_ids: must lie in 0..511, has 512..512"),
+        ({"input_ids": torch.full((3, 24), -1)}, "input_ids: must lie in 0..511"),
+        ({"lang_lens": torch.tensor([5, 25, 1])}, "lang_lens: must lie in 1..24, has 1..25"),
+        ({"lang_lens": torch.tensor([5, 0, 1])}, "lang_lens: must lie in 1..24, has 0..5"),
+        ({"lang_lens": torch.tensor([5.0, 1.0, 1.0])}, "lang_lens: must be torch.int64"),
+        ({"noise": torch.zeros(3, 8, 32)}, "noise: must be (3, 7, 32)"),
+        ({"noise": torch.full((3, 7, 32), float("nan"))}, "noise: has NaN"),
+        ({"camera_mask": torch.ones(3, 2, dtype=torch.bool)}, "camera_mask: must be (3, 3)"),
+        ({"state": torch.full((3, 32), float("inf"))}, "state: has NaN or infinite"),
+        ({"state": torch.zeros(3, 14)}, "state: must be (3, 32)"),
+    ],
+)
+def test_a_bad_request_is_refused_by_field(change, words):
+    model = "pi0" if "state" in change else "pi05"
+    with engine(model) as e:
+        with pytest.raises(RequestError) as error:
+            e.step(dataclasses.replace(request(model), **change))
+        assert words in str(error.value)
+        assert e.step(request(model)).shape == (3, 7, 32)  # the engine goes on
+
+
+def test_wrong_set_ups_are_refused():
+    geometry = tiny("pi05")
+    with pytest.raises(ValueError, match="plugin: 'pi06' is not known; known: pi05, pi0"):
+        Engine(EngineArgs("pi06", PI05Args(random_geometry=geometry)))
+    with pytest.raises(ValueError, match="'pi0' takes PI0Args, got PI05Args"):
+        Engine(EngineArgs("pi0", PI05Args(random_geometry=geometry)))
+    with pytest.raises(ValueError, match="'pi0' asked for, but random_geometry is a 'pi05'"):
+        Engine(EngineArgs("pi0", PI0Args(random_geometry=geometry)))
+    with pytest.raises(ValueError, match="either checkpoint_dir or random_geometry"):
+        PI05Args()
+    with pytest.raises(ValueError, match="max_batch_size: must be at least 1"):
+        PI05Args(random_geometry=geometry, max_batch_size=0)
+    with pytest.raises(ValueError, match=r"num_inference_steps: must be 1\.\.50"):
+        PI05Args(random_geometry=geometry, num_inference_steps=51)
+    with pytest.raises(ValueError, match="target: is 'gpu'; allowed: cpu, cuda"):
+        DeviceConfig(target="gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_says_so():
+    with pytest.raises(ValueError, match="sees no CUDA GPU; use target='cpu'"):
+        DeviceConfig(target="cuda")
+
+
+def test_wrong_request_type_and_closed_engine():
+    e = engine()
+    with pytest.raises(RequestError, match="must be PI05Request, is PI0Request"):
+        e.step(request("pi0"))
+    e.close()
+    e.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        e.step(request())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_from_a_checkpoint_in_bf16(model, tiny_checkpoint):
+    """The same weights in bf16 give nearly the same actions; vision dtype is per model."""
+    folder = tiny_checkpoint(model)
+    half = EngineConfig(DeviceConfig(params_dtype=torch.bfloat16))
+    with (
+        Engine(EngineArgs(model, ARGS[model](checkpoint_dir=folder))) as full,
+        Engine(EngineArgs(model, ARGS[model](checkpoint_dir=folder), half)) as bf16,
+    ):
+        r = request(model, 1)
+        r = dataclasses.replace(r, noise=torch.randn(1, 50, 32))
+        a, b = full.step(r), bf16.step(r)
+        assert 0 < (a - b).norm() / a.norm() < 5e-2
+        vision = bf16._runner._model.vision.layers[0].mlp.fc1.weight.dtype
+        assert vision == (torch.float32 if model == "pi0" else torch.bfloat16)

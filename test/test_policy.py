@@ -1,0 +1,108 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Policy: robot units in, robot units out, on real checkpoints."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pi_vla_ros.policy import Policy, PolicyError, PolicyOptions
+from pi_vla_ros.robot import Action, Affine
+from pi_vla_ros.types import Observation
+
+OPTIONS = PolicyOptions(target="cpu", seed=0, cpu_threads=1)
+
+
+def observation(robot, prompt="pick up the red block", **changes):
+    rng = np.random.default_rng(0)
+    images = {slot: rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for slot in robot.cameras}
+    return Observation(**({"images": images, "state": robot.home, "prompt": prompt, "stamp": 12.5} | changes))
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_infer(model, tiny_checkpoint, sim_robot):
+    policy = Policy(tiny_checkpoint(model), sim_robot, OPTIONS)
+    assert policy.model == model
+    chunk = policy.infer(observation(sim_robot))
+    assert chunk.actions.shape == (50, 8) and np.isfinite(chunk.actions).all()
+    assert chunk.stamp == 12.5 and chunk.dt == pytest.approx(1 / 30)
+    assert chunk.model_actions.shape == (50, 32)
+    assert list(chunk.stage_ms) == ["preprocess", "vision", "prefix", "expert", "copies", "postprocess"]
+    np.testing.assert_array_equal(chunk.actions, policy.infer(observation(sim_robot)).actions)  # seeded
+    for change in (
+        {"prompt": "wave"},
+        {"state": sim_robot.home + 0.2},
+        {"images": {s: np.zeros((48, 64, 3), np.uint8) for s in sim_robot.cameras}},
+        {"images": dict(list(observation(sim_robot).images.items())[:2])},  # a camera that is not there
+    ):
+        other = policy.infer(observation(sim_robot, **change)).actions
+        assert np.abs(other - chunk.actions).max() > 1e-6, change
+    policy.close()
+
+
+def test_robot_units_are_converted_both_ways(tiny_checkpoint, sim_robot):
+    """A robot in other units behind the same policy: the policy sees and says the same."""
+    scale, offset = 57.3, 4.0
+    joints = tuple(
+        dataclasses.replace(
+            j,
+            state=Affine(scale, offset),
+            action=Action("position", 1 / scale, -offset / scale),
+        )
+        for j in sim_robot.joints
+    )
+    other = dataclasses.replace(sim_robot, joints=joints)
+    plain, scaled = (Policy(tiny_checkpoint(), r, OPTIONS) for r in (sim_robot, other))
+    said = plain.infer(observation(sim_robot, state=scale * sim_robot.home + offset))
+    again = scaled.infer(observation(sim_robot, state=sim_robot.home))
+    np.testing.assert_allclose(again.actions, (said.actions - offset) / scale, atol=1e-9)
+    np.testing.assert_array_equal(again.model_actions, said.model_actions)
+
+
+def test_noise_scale_and_seed(tiny_checkpoint, sim_robot):
+    def actions(**options):
+        policy = Policy(tiny_checkpoint(), sim_robot, PolicyOptions(target="cpu", cpu_threads=1, **options))
+        return [policy.infer(observation(sim_robot)).model_actions for _ in range(2)]
+
+    a, b = actions()
+    assert np.abs(a - b).max() > 1e-3  # drawn anew
+    a, b = actions(noise_scale=0.0)
+    np.testing.assert_array_equal(a, b)
+    calm, usual = actions(noise_scale=0.1, seed=1)[0], actions(seed=1)[0]
+    assert np.abs(calm).std() < np.abs(usual).std()
+
+
+def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path):
+    fewer = dataclasses.replace(sim_robot, joints=sim_robot.joints[:6])
+    with pytest.raises(ValueError, match="has 6 joints, the checkpoint's state has 8 dimensions"):
+        Policy(tiny_checkpoint(), fewer, OPTIONS)
+    cameras = {"top": sim_robot.cameras["base_0_rgb"]}
+    with pytest.raises(PolicyError, match="has top, which .* does not know; its cameras are base_0_rgb"):
+        Policy(tiny_checkpoint(), dataclasses.replace(sim_robot, cameras=cameras), OPTIONS)
+    with pytest.raises(ValueError, match="does not exist"):
+        Policy(tmp_path / "none", sim_robot, OPTIONS)
+
+
+def test_prompts_are_checked(tiny_checkpoint, sim_robot):
+    policy = Policy(tiny_checkpoint(), sim_robot, OPTIONS)
+    policy.check_prompt("pick up the red block")
+    for prompt, words in (("  ", "empty"), ("pick " * 400, "tokens long")):
+        with pytest.raises(ValueError, match=words):
+            policy.check_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state": np.full(8, np.nan)}, "state"),
+        ({"state": np.zeros(7)}, "state"),
+        ({"images": {}}, "images"),
+        ({"prompt": ""}, "prompt"),
+    ],
+)
+def test_bad_observations_are_refused_and_the_policy_goes_on(change, words, tiny_checkpoint, sim_robot):
+    policy = Policy(tiny_checkpoint(), sim_robot, OPTIONS)
+    with pytest.raises(ValueError, match=words):
+        policy.infer(observation(sim_robot, **change))
+    assert policy.infer(observation(sim_robot)).actions.shape == (50, 8)

@@ -1,0 +1,68 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the node from configuring: each with a message for the person at the robot, exit code 1, no motion."""
+
+import os
+import shutil
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not there")
+pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
+
+from ros_rig import PolicyProcess, start_ros
+
+from pi_vla_ros.resources import package_file
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def isolated():
+    start_ros()
+
+
+def _typo(tmp_path, checkpoint):
+    text = package_file("config/robots/sim.yaml").read_text().replace("velocity:", "velocty:", 1)
+    path = tmp_path / "typo.yaml"
+    path.write_text(text)
+    return {"robot": path, "checkpoint": checkpoint}
+
+
+def _truncated(tmp_path, checkpoint):
+    folder = tmp_path / "truncated"
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size // 2)
+    return {"robot": "sim", "checkpoint": folder}
+
+
+def _other_camera(tmp_path, checkpoint):
+    text = package_file("config/robots/sim.yaml").read_text().replace("base_0_rgb:", "top_rgb:")
+    path = tmp_path / "top.yaml"
+    path.write_text(text)
+    return {"robot": path, "checkpoint": checkpoint}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (lambda tmp, ok: {"robot": "sim"}, ["parameter checkpoint: is empty"]),
+        (lambda tmp, ok: {"robot": "sim", "checkpoint": tmp / "none"}, ["none", "does not exist"]),
+        (lambda tmp, ok: {"robot": "simm", "checkpoint": ok}, ["robot: 'simm' is not known", "sim, so101, ur5e"]),
+        (_typo, ["typo.yaml: joints[0].velocty: unknown key", "did you mean 'velocity'?"]),
+        (_truncated, ["model.safetensors"]),
+        (_other_camera, ["cameras: robot 'sim' has top_rgb", "base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb"]),
+        (lambda tmp, ok: {"robot": "ur5e", "checkpoint": ok}, ["robot 'ur5e' has 7 joints", "8 dimensions"]),
+        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "model": "pi0"}, ["'pi0' asked for", "is 'pi05'"]),
+        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "target": "tpu"}, ["target: is 'tpu'", "auto, cuda, cpu"]),
+        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "prompt": "'" + "pick " * 300 + "'"}, ["tokens long"]),
+    ],
+)
+def test_refusals(parameters, words, tmp_path, tiny_checkpoint):
+    process = PolicyProcess(tmp_path / "log", autostart="true", **parameters(tmp_path, tiny_checkpoint()))
+    assert process.process.wait(60) == 1
+    said = process.said()
+    assert "cannot configure" in said and "Traceback" not in said
+    for word in words:
+        assert word in said
