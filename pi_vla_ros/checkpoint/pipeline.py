@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pi_vla_ros.checkpoint.files import read_json
+from pi_vla_ros.checkpoint.files import optional, read_json
 from pi_vla_ros.checkpoint.safetensors import read_headers, read_tensors
 from pi_vla_ros.checkpoint.types import CheckpointError
 
@@ -43,32 +43,27 @@ class Step:
     position: int
     where: str
     stats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    artifacts: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_pipeline(file: Path) -> dict[str, Step]:
     """Step name -> step. A file that is not there is an empty pipeline (everything stays as it is)."""
     if not file.is_file():
         return {}
-    entries = read_json(file).get("steps")
-    if not isinstance(entries, list):
-        raise CheckpointError(f"{file}: steps: must be a list")
     steps: dict[str, Step] = {}
-    for i, entry in enumerate(entries):
+    for i, entry in enumerate(optional(read_json(file), "steps", list, file) or []):
         where = f"{file}: steps[{i}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("config", {}), dict):
+        if not isinstance(entry, dict):
             raise CheckpointError(f"{where}: must be a mapping with registry_name and config")
-        name = entry.get("registry_name") or entry.get("class")
+        name = optional(entry, "registry_name", str, where) or optional(entry, "class", str, where)
         name = _OLD_NAMES.get(name, name)
         if name not in _KNOWN:
             raise CheckpointError(f"{where}: step '{name}' is not known; known: {', '.join(sorted(_KNOWN))}")
         if name in steps:
             raise CheckpointError(f"{where}: step '{name}' occurs twice")
-        state_file = entry.get("state_file")
+        config = optional(entry, "config", dict, where) or {}
+        state_file = optional(entry, "state_file", str, where)
         stats = {} if state_file is None else _read_stats(file.parent, state_file, where)
-        steps[name] = Step(
-            entry.get("config", {}), i, f"{where} ({name})", stats, entry.get("artifacts") or {}
-        )
+        steps[name] = Step(config, i, f"{where} ({name})", stats)
     return steps
 
 
@@ -85,18 +80,9 @@ def check_order(pre: Mapping[str, Step], post: Mapping[str, Step]) -> None:
             raise CheckpointError(f"{steps[first].where}: must come before '{then}'")
 
 
-def rename_map(pre: Mapping[str, Step]) -> dict[str, str]:
-    """Observation names as the data set had them -> as the policy has them."""
-    renames = pre[RENAME].config.get("rename_map") if RENAME in pre else None
-    renames = {} if renames is None else renames
-    if not isinstance(renames, dict) or not all(isinstance(v, str) for v in renames.values()):
-        raise CheckpointError(f"{pre[RENAME].where}: rename_map: must map names to names")
-    return renames
-
-
-def _read_stats(folder: Path, name: Any, where: str) -> dict[str, dict[str, Any]]:
+def _read_stats(folder: Path, name: str, where: str) -> dict[str, dict[str, Any]]:
     """The statistics in a state file: 'observation.state.mean' and so on."""
-    if not isinstance(name, str) or Path(name).name != name:
+    if Path(name).name != name:
         raise CheckpointError(f"{where}: state_file: must name a file in the same folder, is {name!r}")
     stats: dict[str, dict[str, Any]] = {}
     headers = read_headers(folder / name)

@@ -83,8 +83,10 @@ def model_of(shapes: Mapping[str, tuple[int, ...]], where: Path) -> ModelName:
     """π0 or π0.5, by the heads that only one of them has."""
     pi05, pi0 = "time_mlp_in.weight" in shapes, "state_proj.weight" in shapes
     if pi05 == pi0:
-        both = "has both" if pi0 else "has neither"
-        raise CheckpointError(f"{where}: {both} time_mlp_in.weight (π0.5) and state_proj.weight (π0)")
+        words = ("both", "and") if pi0 else ("neither", "nor")
+        raise CheckpointError(
+            f"{where}: has {words[0]} time_mlp_in.weight (π0.5) {words[1]} state_proj.weight (π0)"
+        )
     return "pi05" if pi05 else "pi0"
 
 

@@ -22,7 +22,7 @@ import torch
 
 from pi_vla_ros.checkpoint import pipeline as steps
 from pi_vla_ros.checkpoint.find import PALIGEMMA
-from pi_vla_ros.checkpoint.lerobot import ACTION, IMAGES, MODES, STATE
+from pi_vla_ros.checkpoint.lerobot_steps import ACTION, IMAGES, MODES, STATE
 from pi_vla_ros.checkpoint.names import OUTER, on_disk
 from pi_vla_ros.checkpoint.safetensors import write_tensors
 from pi_vla_ros.checkpoint.settings import KEY

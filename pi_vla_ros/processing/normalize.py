@@ -94,3 +94,7 @@ class Normalization:
 
     state: Transform = field(default_factory=Transform)
     action: Transform = field(default_factory=Transform)
+
+    @property
+    def is_identity(self) -> bool:
+        return self.state.mode == self.action.mode == "identity"

@@ -1,0 +1,126 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages of every kind, without ROS."""
+
+import array
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pi_vla_ros.processing.frames import FrameError, decode
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def raw(pixels, encoding, padding=0, kind=bytes):
+    rows = pixels.reshape(len(pixels), -1)
+    data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
+    data = {"bytes": data, "array": array.array("B", data), "numpy": np.frombuffer(data, np.uint8)}[kind]
+    return SimpleNamespace(encoding=encoding, height=5, width=7, step=rows.shape[1] + padding, data=data)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "array", "numpy"])
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [
+        ("rgb8", RGB),
+        ("bgr8", RGB[..., ::-1]),
+        ("rgba8", np.dstack([RGB, RGB[..., :1]])),
+        ("bgra8", np.dstack([RGB[..., ::-1], RGB[..., :1]])),
+    ],
+)
+def test_colour(encoding, pixels, padding, kind):
+    frame = decode(raw(np.ascontiguousarray(pixels), encoding, padding, kind))
+    assert frame.shape == (5, 7, 3) and frame.dtype == np.uint8
+    assert np.array_equal(frame, RGB)
+
+
+def test_grey_becomes_three_equal_channels():
+    assert np.array_equal(decode(raw(RGB[..., 0].copy(), "mono8", kind="bytes")), np.dstack([RGB[..., 0]] * 3))
+
+
+def test_rgb_is_not_copied():
+    message = raw(RGB, "rgb8", kind="numpy")
+    frame = decode(message)
+    assert np.shares_memory(frame, message.data) and not frame.flags.writeable
+
+
+def test_a_missing_end_of_row_padding_is_fine():
+    message = raw(RGB, "rgb8", padding=3, kind="bytes")
+    message.data = message.data[:-3]
+    assert np.array_equal(decode(message), RGB)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"data": b"\0" * 20}, "rgb8 image of 7 x 5 is truncated: 20 bytes of 105"),
+        ({"step": 20}, "step must be at least 21"),
+        ({"width": 0}, "step"),
+        ({"height": 0}, "step"),
+    ],
+)
+def test_inconsistent_messages_are_refused(change, words):
+    message = raw(RGB, "rgb8", kind="bytes")
+    vars(message).update(change)
+    with pytest.raises(FrameError, match=words):
+        decode(message)
+
+
+def test_rare_encodings_need_cv_bridge(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv_bridge", None)
+    with pytest.raises(FrameError, match="'bayer_rggb8' needs cv_bridge: install python3-cv-bridge"):
+        decode(raw(RGB[..., 0].copy(), "bayer_rggb8", kind="bytes"))
+
+
+def test_rare_encodings_go_through_cv_bridge(monkeypatch):
+    bridge = SimpleNamespace(imgmsg_to_cv2=lambda message, encoding: RGB)
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=lambda: bridge))
+    assert decode(raw(RGB[..., 0].copy(), "bayer_rggb8", kind="bytes")) is RGB
+    bridge.imgmsg_to_cv2 = lambda *_: 1 / 0
+    with pytest.raises(FrameError, match="image encoding 'bayer_rggb8': division"):
+        decode(raw(RGB[..., 0].copy(), "bayer_rggb8", kind="bytes"))
+
+
+def compressed(extension, form):
+    big = cv2.resize(RGB, (70, 50), interpolation=cv2.INTER_CUBIC)
+    data = cv2.imencode(extension, cv2.cvtColor(big, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return SimpleNamespace(format=form, data=data), big
+
+
+def test_png_and_jpeg():
+    message, image = compressed(".png", "rgb8; png compressed bgr8")
+    assert np.array_equal(decode(message), image)
+    message, image = compressed(".jpg", "jpeg")
+    frame = decode(message)
+    assert frame.shape == image.shape and np.abs(frame.astype(int) - image).mean() < 12
+    message.data += b"\0" * 8  # a camera that fills its buffer
+    assert np.array_equal(decode(message), frame)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+@given(share=st.floats(0.01, 0.97))
+@settings(deadline=None)
+def test_truncated_images_are_refused(extension, share):
+    message, _ = compressed(extension, "x")
+    message.data = message.data[: int(len(message.data) * share)]
+    with pytest.raises(FrameError):
+        decode(message)
+
+
+@pytest.mark.parametrize("data, form", [(b"", "jpeg"), (b"garbage", "jpeg"), (b"\x89PNG\r\n\x1a\nIEND", "png")])
+def test_other_compressed_data_is_refused(data, form):
+    with pytest.raises(FrameError, match="compressed image of format"):
+        decode(SimpleNamespace(format=form, data=data))
+
+
+def test_compressed_depth_is_refused():
+    message, _ = compressed(".png", "16UC1; compressedDepth png")
+    with pytest.raises(FrameError, match="compressedDepth"):
+        decode(message)
