@@ -20,7 +20,7 @@ NAMES = [f"{model}_{dtype}" for model in ("pi05", "pi0") for dtype in ("float32"
 
 
 class Golden:
-    """One file: `geometry`, `dtype`, `steps`; `weights` (canonical names), `given` (in.*), `expected` (ref.*)."""
+    """One file. given: in.*; expected: ref.*; stored: weights as named there; weights: canonical."""
 
     def __init__(self, name: str):
         with safe_open(FOLDER / f"{name}.safetensors", framework="pt") as f:
@@ -34,7 +34,9 @@ class Golden:
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        weights = {canonical(name): t for name, t in self.stored.items() if not name.endswith((LM_HEAD, UNUSED))}
+        weights = {
+            canonical(name): t for name, t in self.stored.items() if not name.endswith((LM_HEAD, UNUSED))
+        }
         head = next(t for name, t in self.stored.items() if name.endswith(LM_HEAD))
         return {"embed_tokens.weight": head} | weights
 
@@ -54,7 +56,8 @@ class Golden:
 
     def model(self) -> PiModel:
         return assemble(
-            self.geometry, ((name, t.to(parameter_dtype(name, self.dtype))) for name, t in self.weights.items())
+            self.geometry,
+            ((name, t.to(parameter_dtype(name, self.dtype))) for name, t in self.weights.items()),
         )
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot folders of every version load to the same model, and what they say about processing is understood."""
+"""LeRobot folders of every version: the same weights, and what they say of processing."""
 
 import json
 
@@ -46,7 +46,8 @@ def same_weights(a, b):
     assert not b
 
 
-# --- weights ------------------------------------------------------------------------------------------------
+# --- weights
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("geometry", [PI05, PI0], ids=["pi05", "pi0"])
@@ -147,7 +148,7 @@ def test_any_mixture_of_prefixes_order_and_shards(made, tmp_path_factory, data):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith("float32")])
 def test_a_golden_checkpoint_gives_golden_actions(name, tmp_path):
-    """LeRobot's own weights file, with the config.json that LeRobot would write; only vision.heads must be told."""
+    """LeRobot's weights and the config.json that it would write; only vision.heads must be told."""
     golden = Golden(name)
     save_file({n: t.contiguous() for n, t in golden.stored.items()}, tmp_path / "model.safetensors")
     images = {f"observation.images.image{i}": {"type": "VISUAL", "shape": [3, 224, 224]} for i in range(3)}
@@ -177,14 +178,19 @@ def test_a_golden_checkpoint_gives_golden_actions(name, tmp_path):
     assert (actions - golden.expected["actions"]).abs().max() <= 5e-5
 
 
-# --- what config.json and the pipelines say -----------------------------------------------------------------
+# --- what config.json and the pipelines say
+# -----------------------------------------------------------------
 
 
 def old(folder):
     """The files as LeRobot 0.4 writes them: no relative steps, other step numbers, no newer keys."""
+    new = ("relative_actions_processor", "absolute_actions_processor")
+
+    def pipeline(data):
+        data["steps"] = [step for step in data["steps"] if step["registry_name"] not in new]
+
     for file in ("policy_preprocessor.json", "policy_postprocessor.json"):
-        keep = lambda s: s["registry_name"] not in ("relative_actions_processor", "absolute_actions_processor")  # noqa: E731
-        edit_json(folder / file, lambda data, keep=keep: data.update(steps=list(filter(keep, data["steps"]))))
+        edit_json(folder / file, pipeline)
 
     def config(data):
         for key in ("use_relative_actions", "relative_exclude_joints", "action_feature_names"):
@@ -211,7 +217,9 @@ def test_cameras_keep_their_order_and_empty_ones_come_last(folder):
         features = config["input_features"]
         state = features.pop("observation.state")
         names = ["observation.images.wrist", "observation.state", "observation.images.image2"]
-        config["input_features"] = {n: state if n.endswith("state") else {"type": "VISUAL", "shape": [3, 9, 9]} for n in names}
+        config["input_features"] = {
+            n: state if n.endswith("state") else {"type": "VISUAL", "shape": [3, 9, 9]} for n in names
+        }
         config["empty_cameras"] = 2
 
     edit_json(folder / "config.json", change)
@@ -261,7 +269,11 @@ def test_relative_actions(folder, name):
         for step in data["steps"]:
             if step["registry_name"] == "relative_actions_processor":
                 step["registry_name"] = name
-                step["config"] = {"enabled": True, "exclude_joints": ["gripper"], "action_names": [f"joint{i}" for i in range(7)] + ["Gripper.pos"]}
+                step["config"] = {
+                    "enabled": True,
+                    "exclude_joints": ["gripper"],
+                    "action_names": [f"joint{i}" for i in range(7)] + ["Gripper.pos"],
+                }
 
     def after(data):
         for step in data["steps"]:
@@ -280,12 +292,21 @@ def test_statistics_are_read_to_the_bit(folder):
     file = next(folder.glob("policy_preprocessor_step_*"))
     stats = load_file(file)
     first, second = ("q01", "q99") if checkpoint.geometry.model == "pi05" else ("mean", "std")
-    for name, transform in (("observation.state", checkpoint.normalization.state), ("action", checkpoint.normalization.action)):
+    for name, transform in (
+        ("observation.state", checkpoint.normalization.state),
+        ("action", checkpoint.normalization.action),
+    ):
         assert np.array_equal(transform.a, stats[f"{name}.{first}"].double().numpy())
         assert np.array_equal(transform.b, stats[f"{name}.{second}"].double().numpy())
 
 
-@given(changes=st.dictionaries(st.sampled_from(["steps", "chunk_size", "compile_model", "new_key", "license"]), st.none() | st.booleans(), max_size=3))
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["steps", "chunk_size", "compile_model", "new_key", "license"]),
+        st.none() | st.booleans(),
+        max_size=3,
+    )
+)
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_unknown_and_missing_keys_are_tolerated(made, tmp_path_factory, changes):
     folder = copy(made, tmp_path_factory.mktemp("keys") / "c")

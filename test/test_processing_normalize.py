@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisation formulas, against numbers worked out by hand and against torch written as LeRobot writes it."""
+"""Normalisation formulas and relative actions, against the spec and numbers worked out by hand."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,8 @@ def test_openpi_cuts_long_statistics_and_passes_what_has_none():
     mean_std = Transform("mean_std", A, B, "openpi", 1e-6)
     assert np.array_equal(mean_std.forward(np.array([2.0])), (np.array([2.0]) - 1.0) / (3.0 + 1e-6))
     assert np.array_equal(
-        mean_std.inverse(np.array([1.0, 1.0, 5.0])), [1.0 * (3.0 + 1e-6) + 1.0, 1.0 * (2.0 + 1e-6) - 2.0, 5.0 * (1 + 1e-6)]
+        mean_std.inverse(np.array([1.0, 1.0, 5.0])),
+        [1.0 * (3.0 + 1e-6) + 1.0, 1.0 * (2.0 + 1e-6) - 2.0, 5.0 * (1 + 1e-6)],
     )
     quantiles = Transform("quantiles", A[:1], B[:1], "openpi", 1e-6)
     assert quantiles.inverse(np.array([0.0, 7.0]))[1] == 7.0
@@ -72,10 +73,13 @@ def test_inverse_undoes_forward(rows, data):
     mode = data.draw(st.sampled_from(["mean_std", "min_max", "quantiles", "quantile10"]))
     formula = data.draw(st.sampled_from(["lerobot", "openpi"]))
     transform = Transform(mode, low, width if mode == "mean_std" else low + width, formula, 1e-8)
-    assert np.allclose(transform.inverse(transform.forward(x)), x, atol=1e-7 * np.abs(transform.forward(x)).max() + 1e-6)
+    assert np.allclose(
+        transform.inverse(transform.forward(x)), x, atol=1e-7 * np.abs(transform.forward(x)).max() + 1e-6
+    )
 
 
-# --- relative actions ---------------------------------------------------------------------------------------
+# --- relative actions
+# ---------------------------------------------------------------------------------------
 
 
 def test_openpis_own_numbers():
@@ -102,4 +106,6 @@ def test_absolute_undoes_relative(mask, seed):
     relative = RelativeActions(tuple(mask))
     changed = relative.to_relative(actions, state)
     assert np.allclose(relative.to_absolute(changed, state), actions)
-    assert np.array_equal(changed != actions, np.broadcast_to([*mask, *[False] * (14 - len(mask))], actions.shape))
+    assert np.array_equal(
+        changed != actions, np.broadcast_to([*mask, *[False] * (14 - len(mask))], actions.shape)
+    )

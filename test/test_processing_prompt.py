@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi_vla_ros.processing.prompt import PromptError, PromptStyle, clean, prompt_pieces, prompt_tokens, state_bins
+from pi_vla_ros.processing.prompt import (
+    PromptError,
+    PromptStyle,
+    clean,
+    prompt_pieces,
+    prompt_tokens,
+    state_bins,
+)
 from pi_vla_ros.processing.tokenizer import Tokenizer
 
 PI05, PI0, RAW = PromptStyle("pi05"), PromptStyle("pi0"), PromptStyle("pi0_raw")

@@ -20,7 +20,13 @@ from pi_vla_ros.processing.processor import Processor
 from pi_vla_ros.robot import load_robot, robot_names
 
 MODELS = ["pi05", "pi0"]
-PROMPTS = ["pick up the red block", "open the drawer", "fold the towel", "put the cup in the box", "wipe the plate"]
+PROMPTS = [
+    "pick up the red block",
+    "open the drawer",
+    "fold the towel",
+    "put the cup in the box",
+    "wipe the plate",
+]
 
 
 @torch.no_grad()
@@ -32,7 +38,9 @@ def run(model, processor, image_seeds, states, prompts, noise):
         colour = random.integers(0, 256, (3, 1, 1, 3))
         images = np.clip(colour + random.normal(0, 30, (3, 56, 56, 3)), 0, 255).astype(np.uint8)
         inputs = processor.prepare(dict(zip(processor.cameras, images, strict=True)), state, prompt)
-        x, valid = model.embed_prefix(inputs.pixel_values, inputs.camera_mask, inputs.input_ids, inputs.lang_lens)
+        x, valid = model.embed_prefix(
+            inputs.pixel_values, inputs.camera_mask, inputs.input_ids, inputs.lang_lens
+        )
         out.append(sample(model, model.prefix(x, valid), noise, inputs.state)[0])
     return torch.stack(out)
 
@@ -89,20 +97,26 @@ def test_every_robot_gets_a_checkpoint_that_fits_it(robot, name, tmp_path):
     processor = Processor(checkpoint, config)
     scale, offset = np.array([(j.state.scale, j.state.offset) for j in config.joints]).T
     inputs = processor.prepare(
-        {config_slot: np.zeros((9, 9, 3), np.uint8) for config_slot in config.cameras}, scale * config.home + offset, "x"
+        {config_slot: np.zeros((9, 9, 3), np.uint8) for config_slot in config.cameras},
+        scale * config.home + offset,
+        "x",
     )
     for extreme in (-2.4, 2.4):  # what random weights say at most
         actions = processor.finish(np.full((1, 32), extreme), inputs.raw_state)[0]
         for joint, action in zip(config.joints, actions, strict=True):
             target = joint.action.scale * action + joint.action.offset
-            low, high = joint.position if joint.action.kind == "position" else (-joint.velocity, joint.velocity)
+            low, high = (
+                joint.position if joint.action.kind == "position" else (-joint.velocity, joint.velocity)
+            )
             assert low - 1e-6 <= target <= high + 1e-6, joint.name
 
 
 def test_the_folder_is_in_lerobots_format(tmp_path):
     folder = make(tmp_path / "c", "pi05")
     assert all(name.startswith(OUTER) for name in load_file(folder / "model.safetensors"))
-    names = [s["registry_name"] for s in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]]
+    names = [
+        s["registry_name"] for s in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
+    ]
     assert names == [
         "rename_observations_processor",
         "to_batch_processor",
@@ -120,7 +134,17 @@ def test_the_folder_is_in_lerobots_format(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     geometry = '{"chunk": 6, "vision": {"depth": 1}, "language": {"depth": 1}, "expert": {"depth": 1}}'
-    arguments = [str(tmp_path / "c"), "--model", "pi0", "--geometry", geometry, "--dtype", "bf16", "--prefix", "bare"]
+    arguments = [
+        str(tmp_path / "c"),
+        "--model",
+        "pi0",
+        "--geometry",
+        geometry,
+        "--dtype",
+        "bf16",
+        "--prefix",
+        "bare",
+    ]
     assert main([*arguments, "--robot", "ur5e", "--seed", "5"]) == 0
     checkpoint = load_checkpoint(tmp_path / "c")
     assert checkpoint.geometry.chunk == 6 and checkpoint.geometry.vision.depth == 1

@@ -96,7 +96,9 @@ def test_a_damaged_file_is_refused(tmp_path, name, content):
 
 
 def test_no_tokenizer_here(tmp_path):
-    with pytest.raises(TokenizerError, match=r"no tokenizer here; expected tokenizer\.json or tokenizer\.model"):
+    with pytest.raises(
+        TokenizerError, match=r"no tokenizer here; expected tokenizer\.json or tokenizer\.model"
+    ):
         load_tokenizer(tmp_path)
 
 
@@ -118,11 +120,12 @@ def test_where_tokenizers_are_found(tmp_path, monkeypatch, small):
         assert find_tokenizer_of(folder) == place
 
 
-# --- PaliGemma's own -----------------------------------------------------------------------------------------
+# --- PaliGemma's own
+# -----------------------------------------------------------------------------------------
 
 GOLDEN_PI05 = (
-    "2 7071 235292 4788 908 28660 235269 3040 235292 235248 235276 235248 235274 235284 235321 235248 235284 235308 "
-    "235308 235289 108 4022 235292 235248"
+    "2 7071 235292 4788 908 28660 235269 3040 235292 235248 235276 235248 235274 235284 235321 "
+    "235248 235284 235308 235308 235289 108 4022 235292 235248"
 )
 GOLDEN_PI0 = "2 18075 908 573 14581 108"
 
@@ -137,7 +140,9 @@ def paligemma():
 
 def test_paligemma_golden_ids(paligemma):
     state = np.array([-1.0, 0.0, 1.0])
-    assert prompt_tokens(PromptStyle("pi05"), paligemma, "pick up cube", state, 200) == [*map(int, GOLDEN_PI05.split())]
+    assert prompt_tokens(PromptStyle("pi05"), paligemma, "pick up cube", state, 200) == [
+        *map(int, GOLDEN_PI05.split())
+    ]
     for style in ("pi0", "pi0_raw"):
         ids = prompt_tokens(PromptStyle(style), paligemma, "pick up the bowl", None, 48)
         assert ids == [*map(int, GOLDEN_PI0.split())]

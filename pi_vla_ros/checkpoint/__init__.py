@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Files on disk -> canonical tensor names, geometry, normalisation. One module per format; nothing is unpickled."""
+"""Files on disk -> canonical tensors, geometry, normalisation. One module per format, no pickle."""
 
 from pi_vla_ros.checkpoint.load import load_checkpoint, load_model
 from pi_vla_ros.checkpoint.random import random_model

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Where a checkpoint's tokenizer may be: with it, or where Hugging Face's and openpi's tools keep their downloads."""
+"""Where a checkpoint's tokenizer may be: with it, or in Hugging Face's and openpi's downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PALIGEMMA = "google/paligemma-3b-pt-224"
 
 
 def find_tokenizer_of(folder: Path, asked: str | None = None, name: str | None = None) -> Path | None:
-    """A tokenizer file: `asked` for by the user, `name`d by the checkpoint, beside it, or in a cache; None: nowhere."""
+    """The file that the user `asked` for, or the checkpoint `name`s, or beside it, or in a cache."""
     if asked is not None:
         path = folder / asked
         file = find_tokenizer(path) if path.is_dir() else path

@@ -31,7 +31,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class LeRobotSteps:
-    """The steps before and after the model, by name, with config.json and settings for what they leave open."""
+    """The steps before and after the model, and config.json and settings for what they leave open."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -123,8 +123,8 @@ class LeRobotSteps:
         if padded <= state_dim:
             return PromptStyle(kind), ()
         note = (
-            f"written by LeRobot 0.4 or 0.5.0: taken for 0.4, which pads the state in the prompt to {padded} and "
-            f"images with -3; for 0.5.0 set '{KEY}': {{'prompt_state_dims': 0, 'resize': 'lerobot'}}"
+            f"written by LeRobot 0.4 or 0.5.0: taken for 0.4, which pads the state in the prompt to "
+            f"{padded} and images with -3; for 0.5.0 set '{KEY}': {{'prompt_state_dims': 0, 'resize': 'lerobot'}}"
         )
         return PromptStyle(kind, padded), (note,)
 
@@ -156,6 +156,6 @@ def checked_relative(
         return None
     if len(mask) > action_dim or any(mask[state_dim:]):
         raise CheckpointError(
-            f"{where}: relative: mask {list(mask)} does not fit {state_dim} state and {action_dim} action dims"
+            f"{where}: relative: mask {list(mask)} does not fit {state_dim} state, {action_dim} action dims"
         )
     return RelativeActions(tuple(mask))

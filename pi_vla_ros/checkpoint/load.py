@@ -23,9 +23,9 @@ _FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., Checkpoint]], ...] =
 def load_checkpoint(path: Path | str, settings: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint's metadata and tensor headers, and check all of it; no tensor is read yet.
 
-    settings: what the files do not say, on top of their own 'pi_vla_ros' key (checkpoint/settings.py lists the keys).
-    Raises CheckpointError (a ValueError) naming the file, the key and the reason; missing, unexpected and mis-shaped
-    tensors are all listed by name.
+    settings: what the files do not say, on top of their own 'pi_vla_ros' key
+    (checkpoint/settings.py lists the keys). Raises CheckpointError (a ValueError) naming the file,
+    the key and the reason; missing, unexpected and mis-shaped tensors are all listed by name.
     """
     folder = Path(path).expanduser()
     if not folder.exists():
@@ -49,8 +49,9 @@ def load_model(
 ) -> PiModel:
     """The model with its weights, in eval mode, without gradients.
 
-    Parameters get the dtype that `model.pi.parameter_dtype` says for `params_dtype` (and `vision_dtype` for the
-    vision tower). Tensors are read, cast and moved one by one: the peak is the model and one tensor.
+    Parameters get the dtype that `model.pi.parameter_dtype` says for `params_dtype` (and
+    `vision_dtype` for the vision tower). Tensors are read, cast and moved one by one: the peak is
+    the model and one tensor.
     """
 
     def tensors():

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Our parameter names <-> those that openpi's PyTorch models and LeRobot's policies write (MODEL_SPEC 6.1, 6.2).
+"""Our parameter names <-> those of openpi's PyTorch models and LeRobot's policies (MODEL_SPEC 6).
 
 The table works in both directions; where two rules fit, the first (more special) one counts.
 """

@@ -1,9 +1,10 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""LeRobot's policy_preprocessor.json and policy_postprocessor.json: which steps, in which order, with what statistics.
+"""LeRobot's policy_{pre,post}processor.json: which steps, in which order, with what statistics.
 
-A step is `{"registry_name", "config", "state_file"?, "artifacts"?}`. A step that is not known here could change what
-the model sees, so it is refused; so is an order that no version of LeRobot writes.
+A step is `{"registry_name", "config", "state_file"?, "artifacts"?}`. A step that is not known here
+could change what the model sees, so it is refused; so is an order that no version of LeRobot
+writes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _KNOWN = {RENAME, NORMALIZE, UNNORMALIZE, NEWLINE, STATE_PROMPT, TOKENIZE, RELAT
 
 @dataclass(frozen=True)
 class Step:
-    """One step. stats: feature -> statistic -> (dims,) float64, from its state file; where: 'file: step', for errors."""
+    """One step. stats: feature -> statistic -> (dims,) float64; where: 'file: step', for errors."""
 
     config: Mapping[str, Any]
     position: int
@@ -68,7 +69,7 @@ def read_pipeline(file: Path) -> dict[str, Step]:
 
 
 def check_order(pre: Mapping[str, Step], post: Mapping[str, Step]) -> None:
-    """The orders that carry meaning: relative before normalise before the state's prompt; unnormalise before absolute."""
+    """Relative before normalise before the state's prompt; unnormalise before absolute."""
     for steps, first, then in (
         (pre, RELATIVE, NORMALIZE),
         (pre, NORMALIZE, STATE_PROMPT),

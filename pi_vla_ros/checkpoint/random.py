@@ -1,11 +1,12 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Random weights with which a model behaves like one: bounded, and its actions depend on everything that it sees.
+"""Random weights with which a model behaves like one: bounded, and all that it sees matters.
 
-A plain random network would not do for a demo or a benchmark: attention averages over hundreds of tokens, so prompt
-and state drown; every norm of π0.5's expert starts as a constant (its dense is zero-initialised), so mistakes in it
-do not show. The scales in `_GAIN` are measured (test/test_random_model.py): actions of about half a unit, and
-prompt, state and images each move them.
+A plain random network would not do for a demo or a benchmark: attention averages over hundreds of
+tokens, so prompt and state drown; every norm of π0.5's expert starts as a constant (its dense is
+zero-initialised), so mistakes in it do not show. The scales in `_GAIN` are measured
+(test/test_random_model.py): actions of about half a unit, and prompt, state and images each move
+them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pi_vla_ros.model.pi import PiModel, parameter_dtype
 
 # how much larger than 1 / sqrt(inputs) a weight is; 1 keeps the size of what goes through
 _GAIN = {
-    r"language\..*\.[qk]_proj\.": 2.5,  # sharp: every prefix token reads a few others, so the prompt reaches all of them
+    r"language\..*\.[qk]_proj\.": 2.5,  # sharp: a token reads a few others, so the prompt reaches all
     r"language\..*\.o_proj\.": 4.0,
     r"expert\..*\.k_proj\.": 4.0,  # π0's state is one key among hundreds: it must stand out
     r"expert\..*\.o_proj\.": 6.0,  # what is seen weighs more than the noise that is being turned into actions

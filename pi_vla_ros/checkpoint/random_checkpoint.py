@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint with random weights for a robot: its dimensions, cameras and joint limits, and a small real tokenizer."""
+"""A checkpoint with random weights for a robot: its dimensions, cameras and joint limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from pi_vla_ros.processing.normalize import Normalization, Transform
 from pi_vla_ros.processing.prompt import PromptStyle
 from pi_vla_ros.robot import Joint, RobotConfig
 
-# actions of ±1 (normalised) are this part of a joint's range away from home; random ones stay within about ±2.3
+# actions of ±1 (normalised) are this part of a joint's range away from home; random ones stay
+# within about ±2.3
 REACH, FURTHEST = 0.12, 2.5
 
 
@@ -42,7 +43,7 @@ class RandomWeights:
 def random_checkpoint(
     robot: RobotConfig, geometry: Geometry, seed: int, tokenizer: Path | None
 ) -> Checkpoint:
-    """A checkpoint that would fit `robot`: state and actions in its policy units, statistics from its limits."""
+    """A checkpoint that fits `robot`: its policy units, statistics from its limits."""
     pi05 = geometry.model == "pi05"
     state, action = (np.array(rows).T for rows in zip(*map(_joint_statistics, robot.joints), strict=True))
     if pi05:

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files: headers first, tensors one at a time. Also sharded ones with their index, and writing."""
+"""Safetensors files, also sharded: headers first, tensors one at a time; and writing them."""
 
 from __future__ import annotations
 

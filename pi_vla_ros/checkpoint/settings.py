@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What no format can say about a checkpoint, said by us: the key 'pi_vla_ros' in config.json.
 
-LeRobot's config.json cannot express a geometry other than the published ones, and openpi writes down neither the
-cameras nor the relative actions nor the chunk. Whatever stands here wins over what is read or inferred.
-Folders without a config.json of LeRobot's take the same keys from a file 'pi_vla_ros.json' or from
-`load_checkpoint(path, settings={...})`.
+LeRobot's config.json cannot express a geometry other than the published ones, and openpi writes
+down neither the cameras nor the relative actions nor the chunk. Whatever stands here wins over what
+is read or inferred. Folders without a config.json of LeRobot's take the same keys from a file
+'pi_vla_ros.json' or from `load_checkpoint(path, settings={...})`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The geometry of a checkpoint: what our key says, then the published sizes, then what the tensors' shapes tell."""
+"""The geometry of a checkpoint: what our key says, then published sizes, then tensor shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ VARIANTS = {
     "dummy": GemmaGeometry(width=64, depth=4, mlp=128, heads=8, head_dim=16),
 }
 
-# tensor -> what its axes are; every tensor of every layer votes, so that one wrong shape does not fool us
+# tensor -> what its axes are; every tensor of every layer votes, so that one wrong shape does not
+# fool us
 _AXES = {
     r"vision\.patch_embedding\.weight": ("vision.width", None, "vision.patch", "vision.patch"),
     r"vision\.position_embedding\.weight": ("vision.tokens", "vision.width"),
@@ -53,8 +54,9 @@ def find_geometry(
 ) -> tuple[Geometry, dict[str, str]]:
     """The geometry and, for each setting, where it comes from.
 
-    config: 'chunk' and 'prompt_len' where a config file says them. variants: its names of the language and expert
-    sizes. A stack as wide as a published one is taken to be that one, so that missing layers are noticed.
+    config: 'chunk' and 'prompt_len' where a config file says them. variants: its names of the
+    language and expert sizes. A stack as wide as a published one is taken to be that one, so that
+    missing layers are noticed.
     """
     told = told_by_shapes(shapes)
     values: dict[str, int] = {}
@@ -80,8 +82,9 @@ def find_geometry(
         choose(name, (getattr(ours, name), "our key"), (config.get(name), "config.json"), default)
     if "vision.heads" not in values:
         raise CheckpointError(
-            f"{where}: vision.heads: the vision tower is {told.get('vision.width')} wide, not a published size, and "
-            f"tensor shapes do not tell its heads; give '{KEY}': {{'geometry': {{'vision': {{'heads': ...}}}}}}"
+            f"{where}: vision.heads: the vision tower is {told.get('vision.width')} wide, not a "
+            f"published size, and tensor shapes do not tell its heads; give "
+            f"'{KEY}': {{'geometry': {{'vision': {{'heads': ...}}}}}}"
         )
     try:
         geometry = Geometry(

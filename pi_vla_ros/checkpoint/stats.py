@@ -23,10 +23,11 @@ def make_transform(
     eps: float | None = None,
     constant_dims: bool = False,
 ) -> Transform:
-    """The transform of one feature. stats: statistic -> numbers; where: 'file: key', for errors; dims: its length.
+    """The transform of one feature of length `dims`. stats: statistic -> numbers; where: 'file: key'.
 
-    Refused: a statistic that the mode needs and that is not there, another length than `dims`, NaN or infinity, a
-    negative width, and (unless `constant_dims`) a width of 0, which makes noise in that dimension look enormous.
+    Refused: a statistic that the mode needs and that is not there, another length than `dims`, NaN
+    or infinity, a negative width, and (unless `constant_dims`) a width of 0, which makes noise in
+    that dimension look enormous.
     """
     if mode == "identity":
         return Transform()
@@ -40,8 +41,9 @@ def make_transform(
         raise CheckpointError(f"{where}: {what} is negative in dimensions {_where(width < 0)}")
     if (width == 0).any() and not constant_dims:
         raise CheckpointError(
-            f"{where}: {what} is 0 in dimensions {_where(width == 0)}: they never moved in the training data, and any "
-            f"movement now would look enormous. To accept this as the reference does: '{KEY}': {{'constant_dims': true}}"
+            f"{where}: {what} is 0 in dimensions {_where(width == 0)}: they never moved in the training "
+            f"data, and any movement now would look enormous. To accept this as the reference does: "
+            f"'{KEY}': {{'constant_dims': true}}"
         )
     return Transform(mode, a, b, formula, EPS[formula] if eps is None else eps)
 

@@ -23,10 +23,10 @@ class CheckpointError(ValueError):
 
 
 class Weights(Protocol):
-    """The tensors of a checkpoint under canonical names (those of `PiModel.state_dict()`), on disk until read."""
+    """A checkpoint's tensors under canonical names (`PiModel.state_dict()`'s), on disk until read."""
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name -> shape, from the headers. A name that is not canonical is one that the model does not have."""
+        """Name -> shape, from the headers; also of tensors that the model does not have."""
 
     def dtypes(self) -> Mapping[str, str]:
         """Name -> dtype on disk, 'float32', 'bfloat16' or 'float16'."""
@@ -41,7 +41,8 @@ class Checkpoint:
 
     path:            the folder (or file) it was read from.
     format:          'lerobot', 'openpi' (PyTorch) or 'openpi-jax'.
-    geometry_source: setting ('vision.heads', 'chunk', ...) -> 'our key', 'tensor shapes', 'config.json' or 'default'.
+    geometry_source: setting ('vision.heads', 'chunk', ...) -> 'our key', 'tensor shapes',
+    'config.json' or 'default'.
     cameras:         slots in the model's order, names without 'observation.images.'.
     rename:          other names of slots, as the data set called them -> slot.
     state_dim, action_dim: the robot's, not padded.

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors with openpi's or LeRobot's names as canonical weights; and the strict check against the model."""
+"""Safetensors with openpi's or LeRobot's names as canonical weights; the strict check of them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ def stored_weights(
 ) -> StoredWeights:
     """Give stored tensors their canonical names; what has none keeps its own and fails `check_weights`.
 
-    `model`: what config.json says. For π0.5 the leftovers of a π0 that it was made from are renamed or dropped as
-    LeRobot does. The expert's LM head is random and unused: dropped. The language model's LM head stands for the
-    embedding only where that is absent (the two were one tensor when it was saved).
+    `model`: what config.json says. For π0.5 the leftovers of a π0 that it was made from are renamed
+    or dropped as LeRobot does. The expert's LM head is random and unused: dropped. The language
+    model's LM head stands for the embedding only where that is absent (the two were one tensor when
+    it was saved).
     """
     found: dict[str, tuple[str, Header]] = {}
     lm_head = None

@@ -1,9 +1,9 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A `Checkpoint` -> a LeRobot folder: what `make-checkpoint` and `convert` leave behind and `load_lerobot` reads.
+"""A `Checkpoint` -> a LeRobot folder, as `make-checkpoint` and `convert` leave behind.
 
-What LeRobot's files cannot say goes under our own key in config.json (settings.py); the rest is as LeRobot 0.6 writes
-it, so that both can read it where both can run the model.
+What LeRobot's files cannot say goes under our own key in config.json (settings.py); the rest is as
+LeRobot 0.6 writes it, so that both can read it where both can run the model.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ def write_checkpoint(
 ) -> None:
     """Write all of `checkpoint` into an existing empty folder, with every parameter in `dtype`.
 
-    One tensor (or what `checkpoint.tensors()` holds at a time) is in memory. outer: put 'model.' before each name, as
-    LeRobot does when it saves a policy. progress: told the tensors written and their number.
+    One tensor (or what `checkpoint.tensors()` holds at a time) is in memory. outer: put 'model.'
+    before each name, as LeRobot does when it saves a policy. progress: told the tensors written and
+    their number.
     """
     _write_json(folder / "config.json", _config(checkpoint, dtype))
     _write_tokenizer(checkpoint, folder)
@@ -173,7 +174,7 @@ def _modes(c: Checkpoint) -> dict[str, str]:
 
 
 def _relative(c: Checkpoint) -> dict[str, Any]:
-    """The relative step's config. LeRobot says which dimensions are absolute by words that occur in their names."""
+    """The relative step's config: LeRobot names absolute dimensions by words in their names."""
     names = list(c.action_names) if c.action_names else None
     if c.relative is None:
         return {"enabled": False, "exclude_joints": [], "action_names": names}

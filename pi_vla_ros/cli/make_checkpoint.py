@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""make-checkpoint DST: a LeRobot folder with seeded random weights and a small tokenizer, for demo, tests and bench."""
+"""make-checkpoint DST: a LeRobot folder with seeded random weights and a small tokenizer."""
 
 from __future__ import annotations
 

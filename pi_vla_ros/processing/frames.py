@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages -> RGB frames. Duck-typed on the message's fields: live (rclpy) and recorded (rosbags) alike."""
+"""Image messages -> RGB frames; duck-typed, so live (rclpy) and recorded (rosbags) alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class FrameError(ValueError):
 def decode(message: Any) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage -> (height, width, 3) uint8 RGB.
 
-    rgb8 without row padding is a read-only view of the message's buffer; everything else is copied once.
+    rgb8 without row padding is a read-only view of the message's buffer; everything else is copied
+    once.
     """
     return decode_raw(message) if hasattr(message, "encoding") else decode_compressed(message)
 
@@ -89,8 +90,8 @@ def _through_cv_bridge(message: Any) -> np.ndarray:
         from cv_bridge import CvBridge
     except ImportError as error:
         raise FrameError(
-            f"image encoding '{message.encoding}' needs cv_bridge: install python3-cv-bridge (ROS), or let the camera "
-            f"driver publish one of {', '.join(_PLAIN)}"
+            f"image encoding '{message.encoding}' needs cv_bridge: install python3-cv-bridge (ROS), or let "
+            f"the camera driver publish one of {', '.join(_PLAIN)}"
         ) from error
     try:
         return CvBridge().imgmsg_to_cv2(message, "rgb8")

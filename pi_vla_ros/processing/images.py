@@ -15,7 +15,8 @@ from torch import Tensor
 # 'pil':       Pillow's antialiased bilinear on uint8: what openpi trains and serves with.
 # 'fast':      the same within one grey level, eight times faster.
 # 'lerobot':   no antialiasing, in [0, 1], black padding: LeRobot since 0.5.
-# 'lerobot04': the same, but LeRobot 0.4 padded before it mapped to [-1, 1], so its padding became -3.
+# 'lerobot04': the same, but LeRobot 0.4 padded before it mapped to [-1, 1], so its padding became
+# -3.
 Resize = Literal["pil", "fast", "lerobot", "lerobot04"]
 RESIZES: tuple[Resize, ...] = ("pil", "fast", "lerobot", "lerobot04")
 
@@ -23,14 +24,14 @@ BLACK = -1.0
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """Where a frame lies in the square: (height, width) it is resized to, (top, left) of its corner, pixels."""
+    """Where a frame lies in the square, pixels: height and width resized to, top and left."""
     ratio = max(width / size, height / size)
     h, w = max(1, int(height / ratio)), max(1, int(width / ratio))
     return h, w, (size - h) // 2, (size - w) // 2
 
 
 def image_tensor(image: np.ndarray, size: int, resize: Resize = "fast") -> Tensor:
-    """(H, W, 3) uint8 RGB -> (3, size, size) float32 in [-1, 1]. Any H and W; no resampling when both are `size`."""
+    """(H, W, 3) uint8 RGB -> (3, size, size) float32 in [-1, 1]; not resampled if both are `size`."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(f"image: must be (height, width, 3) uint8 RGB, is {image.shape} {image.dtype}")
     if image.shape[:2] == (size, size):

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Normalisation of state and actions: the formulas of LeRobot and of openpi, which differ in where epsilon stands."""
+"""Normalisation of state and actions: LeRobot's and openpi's formulas, which differ in epsilon."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ EPS = {"lerobot": 1e-8, "openpi": 1e-6}
 class Transform:
     """One feature's way into the model and back.
 
-    mode:    'mean_std': (x − mean) / std; the others map [low, high] to [-1, 1]; 'identity' changes nothing.
+    mode:    'mean_std': (x − mean) / std; the others map [low, high] to [-1, 1]; 'identity' changes
+    nothing.
     a, b:    (dims,) float64: mean and std, or low and high, in policy units.
-    formula: whose epsilon. LeRobot: added to std going in only, and in place of a width of 0. openpi: added to
-             std and to the width, both ways.
+    formula: whose epsilon. LeRobot: added to std going in only, and in place of a width of 0.
+             openpi: added to std and to the width, both ways.
 
-    Both ways work on the last axis and compute in the dtype of what they are given, as the references do. With
-    openpi's formula a vector shorter than the statistics is allowed, and going out also a longer one: its further
-    dimensions pass unchanged but for the epsilon, exactly as there.
+    Both ways work on the last axis and compute in the dtype of what they are given, as the
+    references do. With openpi's formula a vector shorter than the statistics is allowed, and going
+    out also a longer one: its further dimensions pass unchanged but for the epsilon, exactly as
+    there.
     """
 
     mode: Mode = "identity"

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One observation in policy units -> the model's inputs; the model's answer -> actions in policy units.
 
-The order of the steps is the references': normalise the raw state, write the prompt from the normalised, unpadded
-state, pad the state; and back: cut to the robot's dimensions, unnormalise, make absolute.
+The order of the steps is the references': normalise the raw state, write the prompt from the
+normalised, unpadded state, pad the state; and back: cut to the robot's dimensions, unnormalise,
+make absolute.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Inputs:
 class Processor:
     """Both directions for one checkpoint. Holds the tokenizer; otherwise without state.
 
-    resize and tokenizer override what the checkpoint says. With `robot`, its joints must fit the checkpoint's
-    dimensions; where the checkpoint leaves them open (padded base models), the robot's count.
-    Raises TokenizerError when no tokenizer is found, ValueError when the robot does not fit.
+    resize and tokenizer override what the checkpoint says. With `robot`, its joints must fit the
+    checkpoint's dimensions; where the checkpoint leaves them open (padded base models), the robot's
+    count. Raises TokenizerError when no tokenizer is found, ValueError when the robot does not fit.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Processor:
             raise TokenizerError(
                 f"{checkpoint.path}: no tokenizer found. π0 and π0.5 use PaliGemma's: take tokenizer.json of "
                 "google/paligemma-3b-pt-224 (Hugging Face, licence to accept) or "
-                "gs://big_vision/paligemma_tokenizer.model, and put it into the checkpoint folder or name it with the "
-                "parameter 'tokenizer'"
+                "gs://big_vision/paligemma_tokenizer.model, and put it into the checkpoint folder or name it "
+                "with the parameter 'tokenizer'"
             )
         self.tokenizer = load_tokenizer(file)
         if self.tokenizer.vocab > geometry.vocab:
             raise TokenizerError(
-                f"{file}: has {self.tokenizer.vocab} tokens, the model knows {geometry.vocab}: not this model's tokenizer"
+                f"{file}: has {self.tokenizer.vocab} tokens, the model knows {geometry.vocab}: "
+                "not this model's tokenizer"
             )
 
     def prepare(self, images: Mapping[str, np.ndarray], state: np.ndarray, prompt: str) -> Inputs:
@@ -98,7 +100,8 @@ class Processor:
         if not np.isfinite(raw).all():
             raise ValueError(f"state: must be finite, is {raw}")
         pixels, mask = self._images(images)
-        # LeRobot's state is fp32 before it is normalised, openpi's is fp64: it decides bins at their edges
+        # LeRobot's state is fp32 before it is normalised, openpi's is fp64: it decides bins at
+        # their edges
         exact = np.float64 if self.normalization.state.formula == "openpi" else np.float32
         normal = self.normalization.state.forward(raw.astype(exact))
         ids = prompt_tokens(self.style, self.tokenizer, prompt, normal, self.prompt_len, self.cut_prompt)

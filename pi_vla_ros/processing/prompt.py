@@ -23,9 +23,11 @@ class PromptError(ValueError):
 class PromptStyle:
     """How a checkpoint was taught to read its task.
 
-    kind:       'pi05': task and state bins in one sentence; 'pi0': the cleaned task, then a newline (openpi; also
-                π0.5 that was trained without the state); 'pi0_raw': the task as it is, ending in a newline (LeRobot).
-    state_dims: π0.5: the state is padded with zeros to this many dimensions first (LeRobot 0.4 does); None: not.
+    kind:       'pi05': task and state bins in one sentence; 'pi0': the cleaned task, then a newline
+                (openpi; also π0.5 that was trained without the state); 'pi0_raw': the task as it
+                is, ending in a newline (LeRobot).
+    state_dims: π0.5: the state is padded with zeros to this many dimensions first (LeRobot 0.4
+    does); None: not.
     """
 
     kind: Literal["pi05", "pi0", "pi0_raw"]
@@ -49,7 +51,8 @@ def state_bins(state: np.ndarray) -> np.ndarray:
 def prompt_pieces(style: PromptStyle, task: str, state: np.ndarray | None = None) -> tuple[str, ...]:
     """The prompt as pieces that are tokenised one by one. state: (dims,) normalised, not padded (π0.5).
 
-    Raises PromptError for an empty task or a state with NaN or infinity (which would look like a bin).
+    Raises PromptError for an empty task or a state with NaN or infinity (which would look like a
+    bin).
     """
     if not task.strip():
         raise PromptError("prompt: is empty; allowed: one sentence that says the task")
@@ -74,8 +77,8 @@ def prompt_tokens(
 ) -> list[int]:
     """Token ids with BOS, without EOS or padding, at most `limit`.
 
-    The references silently cut what is too long, which for π0.5 cuts off the state and 'Action:'. Here that is an
-    error unless `cut` asks for it.
+    The references silently cut what is too long, which for π0.5 cuts off the state and 'Action:'.
+    Here that is an error unless `cut` asks for it.
     """
     ids = tokenizer.encode(*prompt_pieces(style, task, state))
     if len(ids) > limit and not cut:

@@ -14,8 +14,8 @@ import numpy as np
 class RelativeActions:
     """Which action dimensions are offsets from the same dimension of the state (True) and which are targets.
 
-    The mask may be shorter than the action; further dimensions are targets. The state is the raw one, in policy
-    units, before normalisation.
+    The mask may be shorter than the action; further dimensions are targets. The state is the raw
+    one, in policy units, before normalisation.
     """
 
     mask: tuple[bool, ...]

@@ -17,7 +17,7 @@ class TokenizerError(ValueError):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """bos: id put before every prompt. vocab: number of ids. pieces: text -> ids, without any special token."""
+    """bos: id before every prompt; vocab: number of ids; pieces: text -> ids, no special tokens."""
 
     path: Path
     bos: int

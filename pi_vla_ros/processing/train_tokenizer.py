@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A small real tokenizer, built like PaliGemma's: same special ids, single digits, newline as a token, byte fallback.
+"""A small real tokenizer like PaliGemma's: its special ids, single digits, newline, byte fallback.
 
 PaliGemma's own is not redistributable; checkpoints with random weights carry this one.
 """
@@ -16,12 +16,12 @@ SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>"]  # ids 0, 1, 2, 3
 BYTES = [f"<0x{i:02X}>" for i in range(256)]
 SMALLEST = len(SPECIAL) + len(BYTES) + 120
 
-_VERBS = "pick up|put down|place|grasp|move|push|pull|open|close|fold|wipe|pour|stack|hand over|insert|turn|slide|lift"
+_VERBS = "pick up|put down|place|grasp|move|push|pull|open|close|fold|wipe|pour|stack|insert|turn|lift"
 _THINGS = (
     "block|cube|towel|cup|bowl|plate|drawer|door|bottle|box|lid|spoon|shirt|sponge|peg|cable|apple|banana"
 )
 _COLOURS = "red|green|blue|yellow|orange|purple|white|black"
-_PLACES = "on the table|in the box|into the bowl|on the plate|to the left|to the right|next to the cup|in the drawer"
+_PLACES = "on the table|in the box|into the bowl|on the plate|to the left|to the right|next to the cup"
 
 
 def corpus() -> list[str]:
@@ -36,7 +36,7 @@ def corpus() -> list[str]:
 
 
 def train_tokenizer(folder: Path, vocab: int) -> Path:
-    """Train on `corpus`, at most `vocab` tokens; writes tokenizer.json and tokenizer_config.json, returns the first."""
+    """Train on `corpus`, at most `vocab` tokens; writes and returns folder/tokenizer.json."""
     if vocab < SMALLEST:
         raise ValueError(
             f"vocab: {vocab} is too small for a tokenizer with byte fallback; allowed: {SMALLEST} or more"
