@@ -109,9 +109,7 @@ def test_launcher_is_installed(name):
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_source_keeps_the_rules(path):
     text = path.read_text()
-    assert text.startswith(
-        "# Copyright 2026 pi_vla_ros maintainers\n# SPDX-License-Identifier: Apache-2.0\n"
-    )
+    assert text.startswith("# Copyright 2026 pi_vla_ros maintainers\n# SPDX-License-Identifier: Apache-2.0\n")
     tree = ast.parse(text)
     names = {name.split(".")[0] for name in imported_names(tree)}
 
