@@ -73,14 +73,14 @@ def product(a_desc, w_desc, row, col, k_tiles, BM: tl.constexpr, BN: tl.constexp
 def normalised(acc, sums, rows, cols, weight_sums, parts_stride, rows_stride, N,
                WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, NORM: tl.constexpr):
     """The norm of the input, applied to the product."""
-    if NORM == "none":
-        return acc
-    square = column_sums(sums + parts_stride, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
-    if NORM == "rms":
-        return acc * tl.rsqrt(square + EPS)[:, None]
-    mean = column_sums(sums, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
-    u = tl.load(weight_sums + cols, mask=cols < N, other=0.0)
-    return (acc - mean[:, None] * u[None, :]) * tl.rsqrt(tl.maximum(square - mean * mean, 0.0) + EPS)[:, None]
+    if NORM != "none":
+        square = column_sums(sums + parts_stride, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
+        if NORM == "layer":
+            mean = column_sums(sums, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
+            acc -= mean[:, None] * tl.load(weight_sums + cols, mask=cols < N, other=0.0)[None, :]
+            square = tl.maximum(square - mean * mean, 0.0)
+        acc *= tl.rsqrt(square + EPS)[:, None]
+    return acc
 
 
 @triton.jit

@@ -64,8 +64,8 @@ def residual_kernel(
         tl.debug_barrier()  # all of this program's part is written before it says so
         if tl.atomic_add(arrived + own, 1, sem="acq_rel", scope="gpu") == SPLIT - 1:
             total = tl.load(workspace + at, cache_modifier=".cg")
-            for i in tl.static_range(1, SPLIT):
-                total += tl.load(workspace + at + i * (BM * BN), cache_modifier=".cg")
+            for other in tl.static_range(1, SPLIT):
+                total += tl.load(workspace + at + other * (BM * BN), cache_modifier=".cg")
             tl.store(arrived + own, 0)
             finish(total, rows, cols, pn, M, N, before, x, h, gate, scale, sums, parts_stride, rows_stride, GATED)
 

@@ -40,7 +40,7 @@ class FusedRunner:
             key_rows = longest + g.suffix
             self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
             self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)
-            self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl)
+            self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
         self._arena = _Arena(g, cameras, max_batch, self._prompt, device)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._graphs: dict[tuple, object] = {}

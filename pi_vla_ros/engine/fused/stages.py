@@ -16,6 +16,7 @@ from pi_vla_ros.engine.fused.tuning import Tuning
 from pi_vla_ros.engine.fused.weights import drop, gemma_layer, modulations, turns, vision_layer
 from pi_vla_ros.kernels.attention import attention, split_attention
 from pi_vla_ros.kernels.embed import patches, text
+from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.linear import Stats, linear
 from pi_vla_ros.kernels.qkv import qkv, rope_tables
@@ -37,7 +38,7 @@ class VisionStage:
 
     def __init__(self, model: PiModel, images: int, dtype: torch.dtype, tune: Tuning, pdl: bool):
         v, g = model.vision, model.geometry.vision
-        self._g, self._tune, self._pdl = g, tune, pdl
+        self._g, self._pdl = g, pdl
         device = v.patch_embedding.weight.device
         kernel = v.patch_embedding.weight.float().flatten(1)
         padded = triton.cdiv(kernel.shape[1], 16) * 16  # rows that the copy engine can address
@@ -61,7 +62,12 @@ class VisionStage:
         self._qkv = torch.empty(rows, 3 * g.width, **empty)
         self._seen = torch.empty(rows, g.width, **empty)
         self._mlp = torch.empty(rows, g.mlp, **empty)
-        self._sums = [statistics(g.width, t.bn, rows, device) for t in (tune.patches, tune.vision_out, tune.vision_fc2)]
+        self.retune(tune)
+
+    def retune(self, tune: Tuning) -> None:
+        self._tune = tune
+        writers = (tune.patches, tune.vision_out, tune.vision_fc2)
+        self._sums = [statistics(self._g.width, t.bn, len(self._x), self._x.device) for t in writers]
 
     def launch(self, images: Tensor, out: Tensor, image_rows: int, out_sums: Stats, share: int) -> None:
         """images [N, 3, S, S] fp32; rows of `image_rows` tokens go to `out` rows `share` apart, with their sums."""
@@ -95,7 +101,7 @@ class PrefixStage:
     def __init__(self, model: PiModel, batch: int, longest: int, key_rows: int, dtype: torch.dtype, tune: Tuning,
                  pdl: bool):  # fmt: skip
         g = self._g = model.geometry.language
-        self._tune, self._pdl = tune, pdl
+        self._pdl = pdl
         device = model.projector.weight.device
         depth = len(model.language.layers)
         self._layers = []
@@ -112,8 +118,13 @@ class PrefixStage:
         self.keys = torch.zeros(depth, batch, key_rows, g.head_dim, **empty)
         self.values = torch.zeros_like(self.keys)
         self.rope = rope_tables(key_rows, g.head_dim, device)
-        self.sums = statistics(g.width, tune.projector.bn, rows, device)
-        self._attended, self._done = (statistics(g.width, t.bn, rows, device) for t in (tune.prefix_out, tune.prefix_down))
+        self.retune(tune)
+
+    def retune(self, tune: Tuning) -> None:
+        self._tune = tune
+        writers = (tune.projector, tune.prefix_out, tune.prefix_down)
+        sums = [statistics(self._g.width, t.bn, len(self.x), self.x.device) for t in writers]
+        self.sums, self._attended, self._done = sums
 
     def launch(self, tokens: Tensor, seen_rows: int, prompt: int, lengths: Tensor) -> None:
         """tokens [B, ≥ prompt]; seen_rows: camera tokens of a robot, there already; lengths [B] int32: rows that count."""
@@ -144,10 +155,10 @@ class ExpertStage:
     """The flow loop. Own keys and values are written behind the robot's prefix, from lengths[b] on."""
 
     def __init__(self, model: PiModel, batch: int, key_rows: int, steps: int, dtype: torch.dtype, tune: Tuning,
-                 pdl: bool):  # fmt: skip
+                 pdl: bool, rope: tuple[Tensor, Tensor]):  # fmt: skip
         geometry = model.geometry
         g = self._g = geometry.expert
-        self._tune, self._pdl, self._steps = tune, pdl, steps
+        self._pdl, self._steps = pdl, steps
         self._tokens, self._state_token = geometry.suffix, int(geometry.model == "pi0")
         device = model.action_in_proj.weight.device
         self._layers = [gemma_layer(layer, g.head_dim, dtype) for layer in model.expert.layers]
@@ -161,21 +172,33 @@ class ExpertStage:
         self._q = torch.zeros(rows, g.heads * g.head_dim, **empty)
         self._seen = torch.zeros_like(self._q)
         self._mlp = torch.zeros(rows, g.mlp, **empty)
-        pieces = triton.cdiv(key_rows, tune.expert_attention.bk)
-        self._answers = torch.zeros(pieces, batch * self._tokens * g.heads, g.head_dim, **empty)
-        self._weights = torch.zeros(pieces, batch * self._tokens * g.heads, device=device)
-        ends = (tune.expert_out, tune.expert_down)
-        self._attended, self._done = (statistics(g.width, t.bn, rows, device) for t in ends)
-        first = tune.expert_mix.bn if geometry.model == "pi0" else g.width  # π0.5: one program writes a whole row
-        self._entered = statistics(g.width, first, rows, device)
-        work = max(t.split for t in (*ends, tune.expert_mix)) * rows * (g.width + 256)
-        self._work = torch.zeros(work, device=device)
-        self._arrived = torch.zeros(rows * g.width // 256, dtype=torch.int32, device=device)
         if self._state_token:
             self._state_proj = model.state_proj.weight.detach().float(), model.state_proj.bias.detach().float()
             self._mixed = torch.zeros(rows, g.width, device=device)  # rows of states stay 0
             self._entering = model.action_time_mlp_out.bias.detach().float().expand(rows, -1).contiguous()
             self._mix = model.action_time_mlp_out.weight.detach().float().contiguous()
+        self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
+        self._resident = None
+        if tune.resident and dtype == torch.bfloat16 and fits(geometry, 1, device):
+            mix, entering = (self._mix, self._entering[:BLOCK_ROWS]) if self._state_token else (None, None)
+            self._resident = FlowLoop(self._layers, self._turns, self._modulation, mix, entering, rope, key_rows,
+                                      self._tokens, steps)  # fmt: skip
+        self.retune(tune)
+
+    def retune(self, tune: Tuning) -> None:
+        self._tune, g = tune, self._g
+        rows, device = len(self._x), self._x.device
+        pieces = triton.cdiv(self._key_rows, tune.expert_attention.bk * tune.expert_attention.blocks)
+        self._answers = torch.zeros(pieces, self._queries, g.head_dim, device=device, dtype=self._h.dtype)
+        self._weights = torch.zeros(pieces, self._queries, device=device)
+        ends = (tune.expert_out, tune.expert_down)
+        self._attended, self._done = (statistics(g.width, t.bn, rows, device) for t in ends)
+        first = tune.expert_mix.bn if self._state_token else g.width  # π0.5: one program writes a whole row
+        self._entered = statistics(g.width, first, rows, device)
+        ends += (tune.expert_mix,)
+        work = max(t.split * triton.cdiv(rows, t.bm) * t.bm for t in ends) * (g.width + 256)
+        self._work = torch.zeros(work, device=device)
+        self._arrived = torch.zeros(rows * g.width // 256, dtype=torch.int32, device=device)
 
     def launch(self, x_t: Tensor, batch: int, longest: int, lengths: Tensor, keys: Tensor, values: Tensor,
                rope: tuple[Tensor, Tensor], state: Tensor | None) -> None:  # fmt: skip
@@ -184,6 +207,9 @@ class ExpertStage:
         if self._state_token:
             w, b = self._state_proj
             self._entering[: batch * tokens].view(batch, tokens, -1)[:, 0] = state @ w.T + b
+        if self._resident and batch == 1:
+            self._resident.launch(x_t, lengths, keys, values, pdl)
+            return
         first, *others = self._turns
         self._enter(first, None, x_t, batch, 0)
         for step, following in enumerate(others):
@@ -223,11 +249,12 @@ class ExpertStage:
                 shift_qkv, shift_up, gate_out, gate_down, scale_up = here.shift, after.shift, here.gate, after.gate, after.scale
                 scale_next = self._modulation[step][(i + 1) % depth][0].scale  # the last layer's is not read
             before = self._done if i else self._entered
-            qkv(h, w.qkv, before, rope, q, k, v, tokens, t.expert_qkv, start=lengths, bias=shift_qkv, ahead=w.out, pdl=pdl)
+            qkv(h, w.qkv, before, rope, q, k, v, tokens, t.expert_qkv, start=lengths, bias=shift_qkv,
+                ahead=w.out if t.ahead else None, pdl=pdl)
             split_attention(q.view(folded), k, v, seen.view(folded), lengths, g.heads, longest, self._answers,
                             self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps, join_rows=at.join,
-                            state=bool(self._state_token), ahead=w.up, pdl=pdl)  # fmt: skip
-            residual(seen, w.out, x, h, gate_out, scale_up, self._attended, *work, t.expert_out, ahead=w.down, pdl=pdl)
+                            state=bool(self._state_token), ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
+            residual(seen, w.out, x, h, gate_out, scale_up, self._attended, *work, t.expert_out, ahead=w.down if t.ahead else None, pdl=pdl)
             linear(h, w.up, mlp, t.expert_up, norm="rms", stats_in=self._attended, bias=shift_up, act="geglu",
-                   ahead=following.qkv, pdl=pdl)  # fmt: skip
+                   ahead=following.qkv if t.ahead else None, pdl=pdl)  # fmt: skip
             residual(mlp, w.down, x, h, gate_down, scale_next, self._done, *work, t.expert_down, pdl=pdl)

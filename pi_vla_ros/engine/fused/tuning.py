@@ -44,6 +44,8 @@ class Tuning:
     expert_up: Tile = Tile(64, 64, 128, 4, 4)
     expert_down: Tile = Tile(64, 64, 128, 4, 4, split=8)
     expert_mix: Tile = Tile(64, 32, 64, 3, 4, split=4)
+    resident: bool = True  # one robot on Hopper: the whole flow loop is one kernel (kernels/flow_loop.cu)
+    ahead: bool = False  # the expert's weights are asked into the L2 cache one product ahead
 
 
 DEFAULT = Tuning()

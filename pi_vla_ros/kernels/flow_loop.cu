@@ -1,0 +1,629 @@
+// Copyright 2026 pi_vla_ros maintainers
+// SPDX-License-Identifier: Apache-2.0
+//
+// The whole flow loop of the action expert as one resident kernel (sm_90a): see flow_loop.py for what it equals and for
+// the layouts. 128 programs of two consumer warpgroups and two loading warps stay on the chip from noise to actions.
+//
+// Why one kernel: the work of a layer is 35 MB of weights for 50 rows. As separate launches each product first waits
+// for its predecessor and then for its weights. Here the weights of a program are one endless stream that depends on
+// nothing: a loading warp keeps a ring of them full while the consumers wait for each other's activations.
+//
+// A matrix tile is 64 numbers deep: rows of 128 bytes, eight rows a group, 16-byte chunks swizzled by the row, which is
+// what the tensor cores read. Activations travel through the L2 cache in this very layout, so a load is a plain copy.
+//
+// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots).
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+constexpr int CTAS = 128, WIDTH = 1024, SPLITS = 16;
+constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
+constexpr int SLOT = 8192;                    // bytes of a weight tile: 64 rows, 64 deep
+constexpr int QKV_CTAS = 107, QKV_ROWS = 24;  // 107 · 24 ≥ 2560
+constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
+constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * SLOT;
+constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
+constexpr int R_STRIDE = 72;                  // floats; keeps accumulator stores free of bank conflicts
+constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
+
+struct Params {
+  const char *weights, *mix;
+  char *keys, *values, *h, *q, *att, *act, *mixed;
+  float *part, *ml, *opart, *dpart, *ss, *xg, *x_t;
+  const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering;
+  const int *lengths;
+  u32 *counters;
+  long long chunks, steps, tokens;
+};
+
+enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_PART, C_ATT = C_PART + 8, C_ACT = C_ATT + 8, C_OP = C_ACT + 8,
+       C_DP = C_OP + 16, C_MP = C_DP + 16 };
+
+// --- synchronisation --------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ u32 shared(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ void bar_init(u32 bar, u32 count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
+__device__ __forceinline__ void bar_expect(u32 bar, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void bar_arrive(u32 bar) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+__device__ __forceinline__ void bar_wait(u32 bar, u32 parity) {
+  u32 done;
+  do {
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
+  } while (!done);
+}
+__device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32 bar) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void proxy_fence() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ __forceinline__ void consumers_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
+__device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
+  u32 v;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+  while ((int)(v - target) < 0);
+}
+// All consumers: what they wrote is there for whoever sees the counter.
+__device__ __forceinline__ void publish(u32 *counter) {
+  proxy_fence();
+  consumers_sync();
+  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
+  if (threadIdx.x == 0) wait_for(counter, target);
+  consumers_sync();
+}
+
+// --- tensor cores -----------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ u64 tile_at(u32 address) {  // K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart
+  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)1 << 16) | ((address & 0x3FFFF) >> 4);
+}
+__device__ __forceinline__ void mma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int N> __device__ __forceinline__ void mma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+
+#define F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define D32 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
+__device__ __forceinline__ void mma64(float (&d)[32], u64 a, u64 b, int add) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32 ", %32, %33, p, 1, 1, 0, 0; }"
+               : F4(0), F4(4), F4(8), F4(12), F4(16), F4(20), F4(24), F4(28) : "l"(a), "l"(b), "r"(add));
+}
+__device__ __forceinline__ void mma64_regs(float (&d)[32], const u32 (&a)[4], u64 b, int add) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32 ", {%32,%33,%34,%35}, %36, p, 1, 1, 0; }"
+               : F4(0), F4(4), F4(8), F4(12), F4(16), F4(20), F4(24), F4(28)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+__device__ __forceinline__ void mma24(float (&d)[12], u64 a, u64 b, int add) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %14, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, "
+               "%12, %13, p, 1, 1, 0, 0; }" : F4(0), F4(4), F4(8) : "l"(a), "l"(b), "r"(add));
+}
+
+__device__ __forceinline__ int uniform(int v) { return __shfl_sync(~0u, v, 0); }  // tells the compiler so
+__device__ __forceinline__ u32 pack(float lo, float hi) {
+  u32 r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
+  return r;
+}
+__device__ __forceinline__ float lower(u32 v) { return __uint_as_float(v << 16); }
+__device__ __forceinline__ float upper(u32 v) { return __uint_as_float(v & 0xffff0000u); }
+__device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ __forceinline__ float gelu_tanh(float x) {
+  float z = 1.5957691216057308f * x * (1.f + 0.044715f * x * x);
+  return x / (1.f + exp2_fast(-1.4426950408889634f * z));
+}
+__device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
+// Byte of (row, 16-byte chunk) in a tile of 128-byte rows.
+__device__ __forceinline__ int at(int row, int chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+// --- the kernel -------------------------------------------------------------------------------------------------
+
+struct Ring {  // where a warp is in the endless stream of slots
+  int slot = 0;
+  u32 parity = 0;
+  __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
+};
+
+extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *params) {
+  extern __shared__ char raw[];
+  char *base = (char *)(((u64)raw + 1023) & ~1023ull);
+  char *a_tile = base;                 // activations of the phase; once they are used, partial results
+  char *ring = base + A_BYTES;
+  float *rs = (float *)(ring + RING * SLOT);  // [64] of the rows
+  float *moved = rs + 64;                     // [32] this program's row of x_t
+  float *small = moved + 32;                  // [64] scratch of a turn
+  Params &p = *(Params *)(small + 64);        // re-read where it is needed: registers are for accumulators
+  u64 *bars = (u64 *)(&p + 1);            // full[RING], empty[RING], a_full[4], a_empty
+  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
+  const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
+  for (int i = tid; i < (int)(sizeof(Params) / 4); i += 320) ((u32 *)&p)[i] = ((const u32 *)params)[i];
+  __syncthreads();
+  const int piece = cta >> 4, column = cta & 15;  // of the inner axis and of the 64-column tiles; head and its split
+  const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
+  const int start = uniform(p.lengths[0]), total = start + T;
+  const int rounds = (total + 64 * SPLITS - 1) / (64 * SPLITS);
+  u32 *const count = p.counters;
+#define COUNTER(i) (count + (i) * 32)
+
+  if (tid == 0) {
+    for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
+    for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
+    bar_init(a_empty, 8);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+
+  if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
+    if (lane) return;
+    Ring r;
+    auto put = [&](const char *from, u32 bytes) {
+      bar_wait(empty + 8 * r.slot, r.parity ^ 1);
+      bar_expect(full + 8 * r.slot, bytes);
+      copy_in(shared(ring + r.slot * SLOT), from, bytes, full + 8 * r.slot);
+      r.next();
+    };
+    for (int step = 0, L = 0; step < steps; step++) {
+      if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * SLOT, SLOT);
+      for (int layer = 0; layer < LAYERS; layer++, L++) {
+        const char *w = p.weights + ((long long)layer * CTAS + cta) * LAYER_BYTES;
+        if (cta < QKV_CTAS) for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
+        w += 8 * QKV_SLOT;
+        for (int round = 0; round < rounds; round++) {
+          int chunk = round * SPLITS + column;
+          if (chunk * 64 >= total) break;
+          if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
+            wait_for(COUNTER(C_QKV), QKV_CTAS * (L + 1));
+            proxy_fence();
+          }
+          long long offset = (layer * p.chunks + chunk) * CHUNK;
+          for (int i = 0; i < 4; i++) put(p.keys + offset + i * SLOT, SLOT);
+          for (int i = 0; i < 4; i++) put(p.values + offset + i * SLOT, SLOT);
+        }
+        for (int i = 0; i < 28; i++) put(w + i * SLOT, SLOT);
+      }
+    }
+    return;
+  }
+
+  if (warp == 9) {  // ---- activations: wait until their writers are done, then copy
+    if (lane) return;
+    u32 parity = 0;
+    auto load = [&](const u32 *counter, u32 target, const char *from, int blocks) {
+      wait_for(counter, target);
+      bar_wait(a_empty, parity ^ 1);
+      parity ^= 1;
+      proxy_fence();
+      const int parts = blocks < 4 ? blocks : 4, bytes = blocks / parts * BLOCK;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (i >= parts) { bar_arrive(a_full + 8 * i); continue; }
+        bar_expect(a_full + 8 * i, bytes);
+        copy_in(shared(a_tile + i * bytes), from + i * bytes, bytes, a_full + 8 * i);
+      }
+    };
+    for (int step = 0, L = 0; step < steps; step++) {
+      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + piece * 2 * BLOCK, 2);
+      for (int layer = 0; layer < LAYERS; layer++, L++) {
+        if (cta < QKV_CTAS) {
+          if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
+          else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
+          else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
+        }
+        load(COUNTER(C_QKV), QKV_CTAS * (L + 1), p.q + piece * 4 * BLOCK, 4);
+        load(COUNTER(C_ATT + piece), SPLITS * (L + 1), p.att + piece * 4 * BLOCK, 4);
+        load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
+        load(COUNTER(C_ACT + piece), 16 * (L + 1), p.act + piece * 8 * BLOCK, 8);
+      }
+    }
+    return;
+  }
+
+  // ---- consumers: two warpgroups that share every product, tile by tile in turn
+  const int group = uniform(warp >> 2);
+  const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on
+  const u32 a_at = shared(a_tile), ring_at = shared(ring);
+  float *const R = (float *)a_tile;  // [2][64][R_STRIDE] fp32 partial results, one per warpgroup
+  Ring r;
+  u32 a_parity = 0;
+  float4 x = {0, 0, 0, 0};  // the residual stream: this program owns 8 columns, a thread 4 of them in one row
+  const int x_row = tid >> 1, x_half = tid & 1, x_col = column * 64 + piece * 8 + x_half * 4;
+  const bool owner = x_row < T;
+
+  auto a_done = [&] { proxy_fence(); __syncwarp(); if (lane == 0) bar_arrive(a_empty); a_parity ^= 1; };
+  auto release = [&](int slot) { if (lane == 0) bar_arrive(empty + 8 * slot); };
+
+  // The warpgroups take the slots of a stream in turn. This one's of the next two; the other's is given back when it
+  // has arrived (an earlier word would be counted for the round before).
+  auto next_own = [&] {
+    Ring even = r;
+    r.next();
+    Ring odd = r;
+    r.next();
+    const Ring own = group ? odd : even, other = group ? even : odd;
+    bar_wait(full + 8 * other.slot, other.parity);
+    release(other.slot);
+    bar_wait(full + 8 * own.slot, own.parity);
+    return own.slot;
+  };
+  // d = A[:, 64 · tiles] @ tilesᵀ, this warpgroup's share; `per_quarter` tiles of A arrive together
+  auto product64 = [&](float (&d)[32], int tiles, int per_quarter) {
+    int before = -1;
+    mma_begin();
+    for (int i = group; i < tiles; i += 2) {
+      bar_wait(a_full + 8 * (i / per_quarter), a_parity);
+      const int slot = next_own();
+      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + slot * SLOT);
+#pragma unroll
+      for (int k = 0; k < 4; k++) mma64(d, a + 2 * k, b + 2 * k, (i >> 1) | k);
+      mma_commit();
+      if (before >= 0) { mma_wait<1>(); release(before); }
+      before = slot;
+    }
+    mma_wait<0>();
+    release(before);
+  };
+  auto store64 = [&](const float (&d)[32]) {
+    consumers_sync();  // both warpgroups are done with the activations
+    float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
+#pragma unroll
+    for (int t = 0; t < 8; t++) {
+      *(float2 *)(to + t * 8) = make_float2(d[4 * t], d[4 * t + 1]);
+      *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
+    }
+    consumers_sync();
+  };
+  auto both = [&](int row, int col) {
+    float4 a = *(float4 *)(R + row * R_STRIDE + col), b = *(float4 *)(R + (64 + row) * R_STRIDE + col);
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+  };
+  // 1 / root mean square of every row, from the 128 programs' sums of squares
+  auto row_scales = [&] {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      int row = warp * 8 + i;
+      if (row >= T) break;
+      float4 v = load4(p.ss + row * 128 + lane * 4);
+      float s = v.x + v.y + v.z + v.w;
+      for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
+      if (lane == 0) rs[row] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
+    }
+  };
+  // The end of a sub-block: this program's 64 × 64 partial result out, the group's 8 partial results of its own
+  // columns in, residual, input of the next norm and its sums of squares out.
+  auto end_block = [&](float *parts, u32 *counter, u32 target, const float *gate, const float *scale, u32 *done) {
+    int row = tid >> 2, col = (tid & 3) * 16;
+    if (row < T)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        *(float4 *)(parts + ((column * 8 + piece) * 64 + row) * 64 + col + 4 * i) = both(row, col + 4 * i);
+    publish(counter);
+    a_done();
+    consumers_wait(counter, target);
+    if (owner) {
+      float4 sum = {0, 0, 0, 0}, v[8];
+#pragma unroll
+      for (int i = 0; i < 8; i++) v[i] = load4(parts + ((column * 8 + i) * 64 + x_row) * 64 + piece * 8 + x_half * 4);
+#pragma unroll
+      for (int i = 0; i < 8; i++) { sum.x += v[i].x; sum.y += v[i].y; sum.z += v[i].z; sum.w += v[i].w; }
+      float4 s = {0, 0, 0, 0};
+      if (gate) {
+        float4 g = load4(gate + x_col);
+        s = load4(scale + x_col);
+        sum.x *= g.x; sum.y *= g.y; sum.z *= g.z; sum.w *= g.w;
+      }
+      x.x += sum.x; x.y += sum.y; x.z += sum.z; x.w += sum.w;
+      uint2 out = {pack(x.x * (1.f + s.x), x.y * (1.f + s.y)), pack(x.z * (1.f + s.z), x.w * (1.f + s.w))};
+      *(uint2 *)(p.h + column * BLOCK + at(x_row, piece) + x_half * 8) = out;
+      float square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      square += __shfl_xor_sync(__activemask(), square, 1);
+      if (x_half == 0) p.ss[x_row * 128 + cta] = square;
+    }
+    publish(done);
+  };
+
+  // One action's row between two steps: velocity out, x_t moved, token in.
+  auto turn = [&](int step) {
+    const int row = cta + STATE;
+    if (step) {
+      consumers_wait(COUNTER(C_DOWN), CTAS * LAYERS * step);
+      uint2 v = __ldcg((const uint2 *)(p.h + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8));
+      *(float4 *)(R + tid * 4) = make_float4(lower(v.x), upper(v.x), lower(v.y), upper(v.y));
+      if (warp == 0) {
+        float4 s = load4(p.ss + row * 128 + lane * 4);
+        float sum = s.x + s.y + s.z + s.w;
+        for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+        if (lane == 0) small[0] = rsqrtf(sum * (1.f / WIDTH) + 1e-6f);
+      }
+      consumers_sync();
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int a = warp * 4 + i;
+        const float *w = p.leave_w + ((step - 1) * 32 + a) * WIDTH;
+        float sum = 0;
+        for (int c = lane * 4; c < WIDTH; c += 128) {
+          float4 m = __ldg((const float4 *)(w + c)), n = *(float4 *)(R + c);
+          sum += m.x * n.x + m.y * n.y + m.z * n.z + m.w * n.w;
+        }
+        for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+        if (lane == 0) moved[a] += sum * small[0] + p.leave_b[(step - 1) * 32 + a];
+      }
+      consumers_sync();
+    }
+    if (step == steps) {
+      if (tid < 32) p.x_t[cta * 32 + tid] = moved[tid];
+      return;
+    }
+    float4 y = __ldg((const float4 *)(p.enter_b + step * WIDTH + tid * 4));
+    for (int a = 0; a < 32; a++) {
+      float4 w = __ldg((const float4 *)(p.enter_w + a * WIDTH + tid * 4));
+      float m = moved[a];
+      y.x += w.x * m; y.y += w.y * m; y.z += w.z * m; y.w += w.w * m;
+    }
+    char *to = (STATE ? p.mixed : p.h) + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8;
+    if (STATE) {
+      y.x /= 1.f + exp2_fast(-1.4426950408889634f * y.x); y.y /= 1.f + exp2_fast(-1.4426950408889634f * y.y);
+      y.z /= 1.f + exp2_fast(-1.4426950408889634f * y.z); y.w /= 1.f + exp2_fast(-1.4426950408889634f * y.w);
+      *(uint2 *)to = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
+    } else {
+      float4 s = __ldg((const float4 *)(p.scale + (2 * LAYERS * step) * WIDTH + tid * 4));
+      *(float4 *)(p.xg + row * WIDTH + tid * 4) = y;
+      *(uint2 *)to = make_uint2(pack(y.x * (1.f + s.x), y.y * (1.f + s.y)), pack(y.z * (1.f + s.z), y.w * (1.f + s.w)));
+      float square = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+      for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
+      if (lane == 0) small[8 + warp] = square;
+      consumers_sync();
+      if (tid < 128) {
+        float sum = 0;
+        if (tid == 0) for (int i = 0; i < 8; i++) sum += small[8 + i];
+        p.ss[row * 128 + tid] = sum;
+      }
+    }
+    publish(COUNTER(C_TURN));
+  };
+
+  if (cta < actions && tid < 32) moved[tid] = p.x_t[cta * 32 + tid];
+  consumers_sync();
+
+  for (int step = 0, L = 0; step < steps; step++) {
+    if (cta < actions) turn(step);
+    if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
+      float d[32];
+      product64(d, 2, 1);
+      store64(d);
+      if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
+      end_block(p.opart, COUNTER(C_MP + column), 8 * (step + 1), nullptr, nullptr, COUNTER(C_ENTER));
+    }
+    for (int layer = 0; layer < LAYERS; layer++, L++) {
+      const long long here = (long long)step * LAYERS + layer;
+      const float *gate = STATE ? nullptr : p.gate + here * 2 * WIDTH;
+      const float *scale = STATE ? nullptr : p.scale + here * 2 * WIDTH;  // [norm before attention, before the MLP]
+
+      if (cta < QKV_CTAS) {  // ---- queries, keys, values of 24 packed rows
+        float d[12];
+        int before = -1;
+        mma_begin();
+        for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
+          bar_wait(a_full + 8 * (i >> 1), a_parity);
+          const int slot = next_own();
+#pragma unroll
+          for (int k = 0; k < 8; k++) {
+            const u64 a = tile_at(a_at + (2 * i + (k >> 2)) * BLOCK) + 2 * (k & 3);
+            const u64 b = tile_at(ring_at + slot * SLOT + (k >> 2) * QKV_ROWS * 128) + 2 * (k & 3);
+            mma24(d, a, b, (i >> 1) | k);
+          }
+          mma_commit();
+          if (before >= 0) { mma_wait<1>(); release(before); }
+          before = slot;
+        }
+        mma_wait<0>();
+        release(before);
+        row_scales();
+        consumers_sync();
+        float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
+#pragma unroll
+        for (int t = 0; t < 3; t++) {
+          *(float2 *)(to + t * 8) = make_float2(d[4 * t], d[4 * t + 1]);
+          *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
+        }
+        consumers_sync();
+        const int row = tid >> 2;
+        if (row < T) {
+          const int key = start + row, place = key & 63;
+          const long long own = (layer * p.chunks + (key >> 6)) * CHUNK;
+#pragma unroll
+          for (int i = 0; i < 3; i++) {
+            const int c = (tid & 3) * 6 + 2 * i, col = cta * QKV_ROWS + c;
+            if (col >= 2560) break;
+            float2 u = *(float2 *)(R + row * R_STRIDE + c), w = *(float2 *)(R + (64 + row) * R_STRIDE + c);
+            float y1 = (u.x + w.x) * rs[row], y2 = (u.y + w.y) * rs[row];
+            if (!STATE) {
+              float2 s = __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
+              y1 += s.x; y2 += s.y;
+            }
+            const int d0 = col & 255;
+            if (col < 2304) {  // queries and keys turn; a pair of the rotation stands side by side
+              const float cs = __ldg(p.cos + key * 128 + (d0 >> 1)), sn = __ldg(p.sin + key * 128 + (d0 >> 1));
+              const u32 turned = pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn);
+              const int block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
+              if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = turned;
+              else *(u32 *)(p.keys + own + block * SLOT + at(place, chunk) + rest) = turned;
+            } else {  // values are kept transposed: the second product of attention runs over keys
+              const u32 both_ = pack(y1, y2);
+              *(unsigned short *)(p.values + own + at(d0, place >> 3) + (place & 7) * 2) = (unsigned short)both_;
+              *(unsigned short *)(p.values + own + at(d0 + 1, place >> 3) + (place & 7) * 2) = (unsigned short)(both_ >> 16);
+            }
+          }
+        }
+        publish(COUNTER(C_QKV));
+        a_done();
+      }
+
+      {  // ---- attention of one head (piece) over every 16th chunk of 64 keys; both warpgroups form all scores, each
+         //      half of the answer's columns
+        float o[2][32], most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 32; i++) o[0][i] = o[1][i] = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);
+        for (int round = 0; round < rounds; round++) {
+          const int first = (round * SPLITS + column) * 64;
+          if (first >= total) break;
+          float s[32];
+          mma_begin();
+          const int slot0 = r.slot;
+#pragma unroll
+          for (int i = 0; i < 4; i++, r.next()) {
+            bar_wait(full + 8 * r.slot, r.parity);
+            u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+#pragma unroll
+            for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
+          }
+          mma_commit();
+          mma_wait<0>();
+#pragma unroll
+          for (int i = 0; i < 4; i++) release((slot0 + i) % RING);
+          u32 prob[16];
+#pragma unroll
+          for (int half = 0; half < 2; half++) {  // accumulator rows acc_row and acc_row + 8
+            const int last = STATE && acc_row + 8 * half == 0 ? start : total - 1;  // the state does not see the actions
+            float top = most[half];
+#pragma unroll
+            for (int t = 0; t < 8; t++)
+#pragma unroll
+              for (int e = 0; e < 2; e++) {
+                float &v = s[4 * t + 2 * half + e];
+                v = first + t * 8 + acc_col + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
+                top = fmaxf(top, v);
+              }
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
+            const float safe = top == -INFINITY ? 0.f : top, shrink = exp2_fast(most[half] - safe);
+            most[half] = top;
+            float part = 0;
+#pragma unroll
+            for (int t = 0; t < 8; t++) {
+              float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
+              part += e0 + e1;
+              prob[2 * t + half] = pack(e0, e1);
+            }
+            part += __shfl_xor_sync(~0u, part, 1);
+            part += __shfl_xor_sync(~0u, part, 2);
+            sum[half] = sum[half] * shrink + part;
+#pragma unroll
+            for (int t = 0; t < 8; t++)
+#pragma unroll
+              for (int j = 0; j < 2; j++) { o[j][4 * t + 2 * half] *= shrink; o[j][4 * t + 2 * half + 1] *= shrink; }
+          }
+          int values[4];
+#pragma unroll
+          for (int i = 0; i < 4; i++, r.next()) {
+            bar_wait(full + 8 * r.slot, r.parity);
+            values[i] = r.slot;
+          }
+          mma_begin();
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            const u64 b = tile_at(ring_at + (group ? values[2 + j] : values[j]) * SLOT);
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+              const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
+              mma64_regs(o[j], a, b + 2 * k, 1);
+            }
+          }
+          mma_commit();
+          mma_wait<0>();
+#pragma unroll
+          for (int i = 0; i < 4; i++) release(values[i]);
+        }
+        a_done();
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const int row = acc_row + 8 * half;
+          if (row >= T) continue;
+          float *to = p.part + ((long long)cta * 64 + row) * 256 + group * 128 + acc_col;
+#pragma unroll
+          for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int t = 0; t < 8; t++)
+              *(float2 *)(to + j * 64 + t * 8) = make_float2(o[j][4 * t + 2 * half], o[j][4 * t + 2 * half + 1]);
+          if (group == 0 && (lane & 3) == 0) *(float2 *)(p.ml + (cta * 64 + row) * 2) = make_float2(most[half], sum[half]);
+        }
+        publish(COUNTER(C_PART + piece));
+        consumers_wait(COUNTER(C_PART + piece), SPLITS * (L + 1));
+        const int row = tid >> 2, col = column * 16 + (tid & 3) * 4;
+        if (row < T) {  // 16 of the head's columns: join the 16 splits
+          float2 ml[SPLITS];
+          float4 v[SPLITS], y = {0, 0, 0, 0};
+#pragma unroll
+          for (int i = 0; i < SPLITS; i++) {
+            ml[i] = __ldcg((const float2 *)(p.ml + ((piece * SPLITS + i) * 64 + row) * 2));
+            v[i] = load4(p.part + ((long long)(piece * SPLITS + i) * 64 + row) * 256 + col);
+          }
+          float top = -INFINITY, norm = 0;
+#pragma unroll
+          for (int i = 0; i < SPLITS; i++) top = fmaxf(top, ml[i].x);
+#pragma unroll
+          for (int i = 0; i < SPLITS; i++) {
+            const float w = exp2_fast(ml[i].x - top);
+            norm += w * ml[i].y;
+            y.x += w * v[i].x; y.y += w * v[i].y; y.z += w * v[i].z; y.w += w * v[i].w;
+          }
+          norm = 1.f / norm;
+          *(uint2 *)(p.att + (piece * 4 + (column >> 2)) * BLOCK + at(row, (column & 3) * 2 + ((tid & 3) >> 1)) + (tid & 1) * 8) =
+              make_uint2(pack(y.x * norm, y.y * norm), pack(y.z * norm, y.w * norm));
+        }
+        publish(COUNTER(C_ATT + piece));
+      }
+
+      {  // ---- output projection: 64 columns, one head deep
+        float d[32];
+        product64(d, 4, 1);
+        store64(d);
+        if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
+        end_block(p.opart, COUNTER(C_OP + column), 8 * (L + 1), gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O));
+      }
+
+      {  // ---- gate and up: 64 packed rows make 32 columns
+        float d[32];
+        product64(d, 16, 4);
+        row_scales();
+        store64(d);
+        const int row = tid >> 2, col = (tid & 3) * 16;
+        if (row < T) {
+          u32 out[4];
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            float4 v = both(row, col + 4 * i), s = {0, 0, 0, 0};
+            if (!STATE) s = __ldg((const float4 *)(p.shift_up + here * 8192 + cta * 64 + col + 4 * i));
+            const float k = rs[row];
+            out[i] = pack(gelu_tanh(v.x * k + s.x) * (v.y * k + s.y), gelu_tanh(v.z * k + s.z) * (v.w * k + s.w));
+          }
+          *(uint4 *)(p.act + (cta >> 1) * BLOCK + at(row, (cta & 1) * 4 + (tid & 3))) = make_uint4(out[0], out[1], out[2], out[3]);
+        }
+        publish(COUNTER(C_ACT + piece));
+        a_done();
+      }
+
+      {  // ---- down: 64 columns, an eighth of the inner axis
+        float d[32];
+        product64(d, 8, 2);
+        store64(d);
+        // the scale of the next layer's first norm; behind the last layer there is a plain copy
+        const float *next = STATE ? nullptr : scale + 2 * WIDTH;
+        if (layer == LAYERS - 1) next = p.scale + (long long)steps * LAYERS * 2 * WIDTH;
+        end_block(p.dpart, COUNTER(C_DP + column), 8 * (L + 1), STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN));
+      }
+    }
+  }
+  if (cta < actions) turn(steps);
+}
