@@ -101,6 +101,8 @@ class Cameras:
             for slot in self._schedules:  # the first drawing compiles shaders: not on the clock
                 view.draw(self._newest().world, slot)
             self.ready.set()
+            while self._newest().elapsed == 0 and not stop.wait(0.001):
+                pass  # the control loop has not begun: there is nothing new to see
             start = time.monotonic()
             while not stop.is_set():
                 slot, schedule = min(self._schedules.items(), key=lambda item: item[1].due)
