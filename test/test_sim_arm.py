@@ -143,7 +143,7 @@ def test_a_block_that_lies_still_wakes_when_it_is_pushed():
     low[5] += 0.35  # hand upright
     arm.set_targets(low)
     arm.step_to(1.0)
-    tip = arm._data.body("gripper/finger").xpos + [0, 0, -0.07]
+    tip = arm._data.body("gripper/finger").xpos + np.array([0, 0, -0.07])
     assert 0 < tip[2] < 0.04
     block = arm.scene.blocks[0]
     arm._data.qpos[block : block + 3] = (tip[0], tip[1] + 0.08, 0.0225)
