@@ -37,6 +37,7 @@ class PolicyOptions:
     """How a policy runs. `auto` takes the GPU and bf16 where there is one, else the CPU and fp32.
 
     noise_scale: 1 samples as the model was trained; less makes the answers calmer, 0 always the same.
+    steps:       flow steps, 1..50; None takes the checkpoint's. Fewer are faster and coarser.
     seed:        of the noise; None draws on from one chunk to the next, a number gives every chunk the same noise,
                  which keeps consecutive chunks alike.
     """
@@ -44,6 +45,7 @@ class PolicyOptions:
     target: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cpu_threads: int = 0
+    steps: int | None = None
     noise_scale: float = 1.0
     seed: int | None = None
 
@@ -119,7 +121,9 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions) -> Engine:
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     device = DeviceConfig(target=target, params_dtype=dtype, cpu_threads=options.cpu_threads)
     model = checkpoint.geometry.model
-    args = (PI0Args if model == "pi0" else PI05Args)(checkpoint_dir=checkpoint.path)
+    args = (PI0Args if model == "pi0" else PI05Args)(
+        checkpoint_dir=checkpoint.path, num_inference_steps=options.steps
+    )
     return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device=device)))
 
 

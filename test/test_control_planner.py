@@ -39,12 +39,12 @@ def assert_legal(trajectory, limits, slack=1e-6):
 
 def drive(planner, chunks, start=NOW, period=1 / 30):
     """Plan one chunk per period; yields (now, trajectory before, plan)."""
-    current, now = planner.hold(ROBOT.home, start).trajectory, start
+    current, now = planner.hold(ROBOT.home, start), start
     for make in chunks:
         now += period
         plan = planner.follow(current, make(now), now, ROBOT.motion.blend)
-        yield now, current, plan
-        current = plan.trajectory
+        yield now, current.trajectory, plan
+        current = plan
 
 
 def test_joins_are_continuous_and_limits_hold():
@@ -62,7 +62,7 @@ def test_a_smooth_policy_is_tracked_in_its_own_time():
     """After the ramp the commanded position is what the policy said for that very time, not earlier, not later."""
     planner = Planner(ROBOT)
     for k, (now, _, plan) in enumerate(drive(planner, [lambda now: chunk(now - 0.06)] * 80)):
-        if k > 30:
+        if k > 45:
             at = plan.join * planner.step + 0.1
             said = wave(np.array([at - NOW]))[0]
             assert np.abs(sample(plan.trajectory, at)[0] - said).max() < 1e-3
@@ -79,7 +79,7 @@ def test_every_trajectory_ends_at_rest_before_the_timeout():
 def test_stop_brakes_within_the_limits():
     planner = Planner(ROBOT)
     *_, (now, _, plan) = drive(planner, [lambda now: chunk(now - 0.05)] * 40)
-    stop = planner.stop(plan.trajectory, now)
+    stop = planner.stop(plan, now)
     assert_legal(stop.trajectory, planner.limits)
     slowest = np.max(planner.limits.velocity / planner.limits.acceleration)
     assert stop.trajectory.end <= now + ROBOT.motion.margin + slowest + 2 * planner.step
@@ -101,7 +101,7 @@ def test_stop_brakes_within_the_limits():
 def test_bad_chunks_are_refused_by_name(bad, reason):
     planner = Planner(ROBOT)
     with pytest.raises(ChunkRejected) as error:
-        planner.follow(planner.hold(ROBOT.home, NOW).trajectory, bad(), NOW, 0.2)
+        planner.follow(planner.hold(ROBOT.home, NOW), bad(), NOW, 0.2)
     assert error.value.reason == reason
 
 
@@ -122,38 +122,63 @@ def test_bad_chunks_are_refused_by_name(bad, reason):
 def test_limits_hold_for_any_chunks_at_any_time(steps):
     """Random walks, jumps to 1e9, one-action chunks, late ones, irregular periods."""
     planner, now = Planner(ROBOT), NOW
-    current = planner.hold(ROBOT.home, now).trajectory
+    current = planner.hold(ROBOT.home, now)
     for size, seed, horizon, age, period in steps:
         now += period
         actions = ROBOT.home + size * np.random.default_rng(seed).normal(size=(horizon, 8)).cumsum(axis=0)
         plan = planner.follow(current, chunk(now - age, actions), now, 0.2)
         assert_legal(plan.trajectory, planner.limits)
-        p, v = sample(current, plan.join * planner.step)
+        p, v = sample(current.trajectory, plan.join * planner.step)
         q, w = sample(plan.trajectory, plan.join * planner.step)
         assert np.abs(p - q).max() < 1e-9 and np.abs(v - w).max() < 1e-6
-        current = plan.trajectory
+        current = plan
 
 
 def test_velocity_actions_never_step_and_stop_at_the_range():
     robot = load_robot("droid")
     planner = Planner(robot)
-    current, now = planner.hold(robot.home, NOW).trajectory, NOW
+    current, now = planner.hold(robot.home, NOW), NOW
     for _ in range(60):
         now += 1 / 15
         actions = np.zeros((15, 8))
         actions[:, 0] = 3.0  # full speed, for ever
         plan = planner.follow(current, ActionChunk(actions, now - 0.05, 1 / 15), now, robot.motion.blend)
         assert_legal(plan.trajectory, planner.limits)
-        current = plan.trajectory
-    assert current.positions[-1, 0] == pytest.approx(robot.joints[0].position[1], abs=1e-6)
+        current = plan
+    assert current.trajectory.positions[-1, 0] == pytest.approx(robot.joints[0].position[1], abs=1e-6)
 
 
 def test_a_chunk_without_motion_holds_still():
     planner = Planner(ROBOT)
     still = chunk(NOW, np.tile(ROBOT.home, (50, 1)))
-    plan = planner.follow(planner.hold(ROBOT.home, NOW).trajectory, still, NOW, 0.2)
+    plan = planner.follow(planner.hold(ROBOT.home, NOW), still, NOW, 0.2)
     assert np.abs(plan.trajectory.positions - ROBOT.home).max() < 1e-12
     assert not plan.clipped.any()
+
+
+@pytest.mark.parametrize("gap", [0.05, 0.3, 1.0])
+def test_a_jump_of_the_policys_mind_is_closed_smoothly(gap):
+    """No clip, no overshoot, and within a second and a half."""
+    planner, reached = Planner(ROBOT), []
+    actions = np.tile(ROBOT.home + gap * np.array([1, 1, 1, 0.5, 1, 1, 1, 0.02]), (50, 1))
+    for now, before, plan in drive(planner, [lambda now: chunk(now - 0.06, actions)] * 90):
+        reached.append(sample(before, now)[0][0])
+        assert not plan.clipped[:, : plan.join - plan.trajectory.first + 4].any()
+    assert max(reached) <= gap + 1e-9
+    assert reached[45] > 0.94 * gap and reached[-1] == pytest.approx(gap, abs=1e-6)
+
+
+def test_a_rough_policy_cannot_wind_the_motion_up():
+    """Chunks with steep, always equal slopes: the arm stays among the positions that were asked for."""
+    planner, noise = Planner(ROBOT), np.random.default_rng(0).normal(size=(50, 8))
+    amplitude = np.array([0.2, 0.2, 0.2, 0.1, 0.2, 0.2, 0.2, 0.005])
+    for rough in (noise, 3 * noise):
+        actions = ROBOT.home + 0.3 * amplitude * rough
+        overshoot = planner.limits.velocity**2 / (2 * planner.limits.acceleration)  # of a limiter that arrives at speed
+        furthest = 0.3 * amplitude * np.abs(rough).max(axis=0) * 1.5 + overshoot  # a spline swings beyond its points
+        for _, _, plan in drive(planner, [lambda now, a=actions: chunk(now - 0.06, a)] * 60):
+            reached = np.abs(plan.trajectory.positions - ROBOT.home).max(axis=0)
+            assert (reached <= furthest).all()
 
 
 def test_plan_rate_is_the_robots(sim_robot):

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories against scipy's own Hermite spline, references against the chunk, the fade against its definition."""
+"""Trajectories against scipy's own Hermite spline, references against the chunk, the hand-over against its definition."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from scipy.interpolate import CubicHermiteSpline
 
 from pi_vla_ros.control.reference import Reference
 from pi_vla_ros.control.limiter import Limits
-from pi_vla_ros.control.stitch import SHARE, fade, windows
+from pi_vla_ros.control.stitch import SHARE, hand_over, windows
 from pi_vla_ros.control.trajectory import accelerations, peaks, sample
 from pi_vla_ros.types import ActionChunk, Trajectory
 
@@ -64,13 +64,13 @@ def test_reference_passes_through_the_actions_at_their_times():
     rng = np.random.default_rng(0)
     chunk = ActionChunk(rng.normal(size=(20, 2)), stamp=100.0, dt=0.05)
     reference = Reference(chunk, np.array([False, False]))
-    position, _, _ = reference.at(100.0 + 0.05 * np.arange(20))
+    position, _ = reference.at(100.0 + 0.05 * np.arange(20))
     np.testing.assert_allclose(position, chunk.actions, atol=1e-9)
 
 
 def test_reference_rests_outside_of_the_chunk():
     chunk = ActionChunk(np.linspace(0, 1, 10)[:, None], stamp=0.0, dt=0.1)
-    position, rate, _ = Reference(chunk, np.array([False])).at(np.array([-1.0, 0.45, 5.0]))
+    position, rate = Reference(chunk, np.array([False])).at(np.array([-1.0, 0.45, 5.0]))
     np.testing.assert_allclose(position[:, 0], [0.0, 0.5, 1.0], atol=1e-12)
     np.testing.assert_allclose(rate[:, 0], [0.0, 1 / 0.9, 0.0], atol=1e-12)
 
@@ -78,7 +78,7 @@ def test_reference_rests_outside_of_the_chunk():
 @pytest.mark.parametrize("horizon", [1, 2, 3])
 def test_short_chunks(horizon):
     chunk = ActionChunk(np.full((horizon, 1), 0.3), stamp=0.0, dt=0.1)
-    position, rate, _ = Reference(chunk, np.array([False])).at(np.linspace(-0.1, 0.5, 7))
+    position, rate = Reference(chunk, np.array([False])).at(np.linspace(-0.1, 0.5, 7))
     assert np.allclose(position, 0.3) and np.allclose(rate, 0)
 
 
@@ -88,30 +88,36 @@ def test_velocity_joints_are_integrated_from_their_anchor():
     chunk = ActionChunk(np.stack([2 * t, t], axis=1), stamp=10.0, dt=0.1)
     reference = Reference(chunk, np.array([True, False]))
     reference.anchor(10.5, np.array([7.0, -99.0]))
-    position, rate, _ = reference.at(np.array([10.5, 10.8]))
+    position, rate = reference.at(np.array([10.5, 10.8]))
     np.testing.assert_allclose(position, [[7.0, 0.5], [7.0 + 0.8**2 - 0.5**2, 0.8]], atol=1e-9)
     np.testing.assert_allclose(rate, [[1.0, 1.0], [1.6, 1.0]], atol=1e-9)
 
 
-def test_fade_starts_as_given_and_ends_in_nothing():
-    dp, dv, da, window = np.array([0.3]), np.array([-1.0]), np.array([5.0]), np.array([0.2])
-    t = np.linspace(0, 0.3, 30001)
-    value, rate = fade(dp, dv, da, t, window)
-    assert value[0] == dp and rate[0] == dv
+def test_hand_over_is_c2_and_lies_between():
+    t, window = np.linspace(0, 0.5, 50001), np.array([0.3])
     h = t[1]
-    assert (rate[1] - rate[0]) / h == pytest.approx(5.0, rel=1e-2)
-    np.testing.assert_allclose(np.gradient(value[:, 0], h)[1:-1], rate[1:-1, 0], atol=2e-4)
+    old = np.sin(3 * t)[:, None], 3 * np.cos(3 * t)[:, None]
+    new = 0.5 + np.cos(5 * t)[:, None], -5 * np.sin(5 * t)[:, None]
+    position, rate = hand_over(old, new, t, window)
+    np.testing.assert_allclose(np.gradient(position[:, 0], h)[1:-1], rate[1:-1, 0], atol=1e-3)
+    curvature = np.gradient(rate[:, 0], h)
+    assert curvature[1] == pytest.approx(0.0, abs=0.1)  # old's at the join: -9 sin 0
     after = t >= window
-    assert np.abs(value[after]).max() < 1e-12 and np.abs(rate[after]).max() < 1e-12
-    assert np.abs(np.gradient(rate[:, 0], h)[(t > window - 2 * h) & (t < window)]).max() < 0.02  # C2 at the end too
+    np.testing.assert_allclose(position[after], new[0][after], atol=1e-12)
+    np.testing.assert_allclose(rate[after], new[1][after], atol=1e-9)
+    end = np.argmax(after)
+    assert curvature[end - 3] == pytest.approx(curvature[end + 3], rel=1e-2)
+    low, high = np.minimum(old[0], new[0]), np.maximum(old[0], new[0])
+    assert (position >= low - 1e-12).all() and (position <= high + 1e-12).all()
 
 
-def test_windows_keep_the_fade_within_its_share_of_the_limits():
+def test_windows_keep_the_hand_over_within_its_share_of_the_limits():
     limits = Limits(np.array([-9.0]), np.array([9.0]), np.array([2.0]), np.array([8.0]))
     t = np.linspace(0, 5, 50001)
-    for dp, dv in ((0.5, 0.0), (0.01, 0.0), (0.0, 1.0), (2.0, 0.0)):
-        window = windows(np.array([dp]), np.array([dv]), limits, 0.1)
+    rest = np.zeros((len(t), 1))
+    for gap in (0.001, 0.05, 0.5, 2.0):
+        window = windows(np.array([-gap]), limits, 0.1)
         assert window >= 0.1
-        _, rate = fade(np.array([dp]), np.array([dv]), np.zeros(1), t, window)
-        assert np.abs(rate).max() <= max(SHARE * 2.0, dv) + 1e-6
+        _, rate = hand_over((rest, rest), (rest + gap, rest), t, window)
+        assert np.abs(rate).max() <= SHARE * 2.0 + 1e-6
         assert np.abs(np.diff(rate[:, 0]) / t[1]).max() <= SHARE * 8.0 * (1 + 1e-3)

@@ -165,7 +165,7 @@ class MotionController:
         resting = self._from_rest or now >= old.trajectory.end
         window = self._motion.start_ramp if resting else self._motion.blend
         try:
-            plan = self.planner.follow(old.trajectory, chunk, now, window)
+            plan = self.planner.follow(self._from(old, resting, now), chunk, now, window)
         except ChunkRejected as error:
             return error.reason
         if clock() >= plan.join * self.planner.step or not self._send(plan):
@@ -174,10 +174,14 @@ class MotionController:
         self._count(old, plan)
         return None
 
+    def _from(self, plan: Plan, resting: bool, now: float) -> Plan:
+        """What a chunk takes over from: the motion, or where the arm rests, whatever was wanted before."""
+        return self.planner.hold(plan.trajectory.positions[-1], now) if resting and now >= plan.trajectory.end else plan
+
     def _brake(self, now: float) -> None:
         if self._plan is None or now >= self._plan.trajectory.end:
             return
-        plan = self.planner.stop(self._plan.trajectory, now)
+        plan = self.planner.stop(self._plan, now)
         if self._send(plan):
             self._plan = plan
         self._from_rest = True

@@ -15,8 +15,7 @@ import numpy as np
 
 from pi_vla_ros.control.limiter import Limits, brake, braking_steps, follow
 from pi_vla_ros.control.reference import Reference
-from pi_vla_ros.control.stitch import fade, windows
-from pi_vla_ros.control.trajectory import accelerations
+from pi_vla_ros.control.stitch import hand_over, windows
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Trajectory
 
@@ -35,12 +34,20 @@ class ChunkRejected(ValueError):
 
 @dataclass(frozen=True)
 class Plan:
-    """A trajectory, the tick at which it leaves the one before, the tick at which its tail begins, and its clips."""
+    """What to execute next.
+
+    trajectory: limited, ending at rest.
+    wanted:     what the policy wants, joined but not limited; the next chunk takes over from it.
+    join:       tick at which `trajectory` leaves the one before.
+    tail:       tick from which it brakes.
+    clipped:    (3, knots, joints) bool: where position, velocity, acceleration limits cut.
+    """
 
     trajectory: Trajectory
+    wanted: Trajectory
     join: int
     tail: int
-    clipped: np.ndarray  # (3, knots, joints) bool: position, velocity, acceleration
+    clipped: np.ndarray
 
 
 class Planner:
@@ -59,16 +66,16 @@ class Planner:
         rest = np.repeat(position[None], 2, axis=0)
         return self._plan(tick, tick, tick, rest, np.zeros_like(rest))
 
-    def stop(self, current: Trajectory, now: float) -> Plan:
+    def stop(self, current: Plan, now: float) -> Plan:
         """Brake as hard as allowed, as soon as the margin allows."""
         join = self._join(now)
-        past_p, past_v = self._past(current, now, join)
+        past_p, past_v = self._past(current.trajectory, now, join)
         p, v = brake(past_p[-1], past_v[-1], self.limits, self.step)
         return self._plan(join - len(past_p) + 1, join, join, np.vstack([past_p, p]), np.vstack([past_v, v]))
 
-    def follow(self, current: Trajectory, chunk: ActionChunk, now: float, window: float) -> Plan:
-        """Leave `current` for `chunk`, the difference fading out within `window` s, or longer if limits ask. Raises ChunkRejected."""
-        self._check(chunk)
+    def follow(self, current: Plan, chunk: ActionChunk, now: float, window: float) -> Plan:
+        """Hand over from `current` to `chunk` within `window` s, or longer if limits ask. Raises ChunkRejected."""
+        self._check(chunk, now)
         join = self._join(now)
         tail = math.floor((chunk.stamp + self._timeout) / self.step) - self._braking
         if tail <= join:
@@ -77,25 +84,24 @@ class Planner:
                 f"the chunk answers an observation {now - chunk.stamp:.2f} s old: nothing of it can be executed within "
                 f"timing.timeout ({self._timeout} s)",
             )
-        if chunk.stamp > now + chunk.dt:
-            raise ChunkRejected("chunk_from_future", f"the chunk's stamp lies {chunk.stamp - now:.2f} s in the future")
-        past_p, past_v = self._past(current, now, join)
-        p, v = past_p[-1], past_v[-1]
+        past_p, past_v = self._past(current.trajectory, now, join)
         reference = Reference(chunk, self._velocity_joints)
-        reference.anchor(join * self.step, p)
-        times = np.arange(join, tail + 1) * self.step
-        target, rate, turn = reference.at(times)
-        dp, dv, da = p - target[0], v - rate[0], self._acceleration(current, join) - turn[0]
-        correction, correction_rate = fade(dp, dv, da, times - times[0], windows(dp, dv, self.limits, window))
-        limited = follow(p, v, (target + correction)[1:], (rate + correction_rate)[1:], self.limits, self.step)
+        reference.anchor(join * self.step, past_p[-1])
+        times = np.arange(join, max(tail, math.ceil(reference.end / self.step)) + 1) * self.step
+        old, new = _at(current.wanted, join, len(times)), reference.at(times)
+        reach = windows(new[0][0] - old[0][0], self.limits, window)
+        target, rate = hand_over(old, new, times - times[0], reach)
+        follow_steps = slice(1, tail - join + 1)
+        limited = follow(past_p[-1], past_v[-1], target[follow_steps], rate[follow_steps], self.limits, self.step)
         tail_p, tail_v = brake(limited.positions[-1], limited.velocities[-1], self.limits, self.step)
-        clipped = np.zeros((3, len(past_p) + len(limited.positions) + len(tail_p), len(p)), dtype=bool)
-        clipped[:, len(past_p) : len(past_p) + len(limited.positions)] = limited.clipped
         positions = np.vstack([past_p, limited.positions, tail_p])
         velocities = np.vstack([past_v, limited.velocities, tail_v])
-        return self._plan(join - len(past_p) + 1, join, tail, positions, velocities, clipped)
+        clipped = np.zeros((3, *positions.shape), dtype=bool)
+        clipped[:, len(past_p) : len(past_p) + len(limited.positions)] = limited.clipped
+        wanted = Trajectory(join, self.step, target, rate)
+        return self._plan(join - len(past_p) + 1, join, tail, positions, velocities, wanted, clipped)
 
-    def _check(self, chunk: ActionChunk) -> None:
+    def _check(self, chunk: ActionChunk, now: float) -> None:
         joints = len(self._velocity_joints)
         if chunk.actions.ndim != 2 or chunk.actions.shape[1] != joints or not len(chunk.actions):
             raise ChunkRejected(
@@ -103,26 +109,27 @@ class Planner:
             )
         if not np.isfinite(chunk.actions).all() or not math.isfinite(chunk.stamp):
             raise ChunkRejected("chunk_not_finite", "the chunk has NaN or infinite entries")
+        if chunk.stamp > now + chunk.dt:
+            raise ChunkRejected("chunk_from_future", f"the chunk's stamp lies {chunk.stamp - now:.2f} s in the future")
 
     def _join(self, now: float) -> int:
         return math.ceil((now + self._motion.margin) / self.step)
 
     def _past(self, current: Trajectory, now: float, join: int) -> tuple[np.ndarray, np.ndarray]:
-        """Knots of the current motion from a little before `now` up to and with tick `join`; it rests at its ends."""
+        """Knots of the current motion from a little before `now` up to and with tick `join`."""
         first = min(math.floor((now - HISTORY) / self.step), join - 1)
-        at = np.arange(first, join + 1) - current.first
-        rests = (at < 0) | (at >= len(current.positions))
-        at = np.clip(at, 0, len(current.positions) - 1)
-        return current.positions[at], np.where(rests[:, None], 0.0, current.velocities[at])
+        return _at(current, first, join - first + 1)
 
-    def _acceleration(self, current: Trajectory, tick: int) -> np.ndarray:
-        """Acceleration with which `current` arrives at `tick`."""
-        at = tick - current.first - 1
-        if not 0 <= at < len(current.positions) - 1:
-            return np.zeros(current.positions.shape[1])
-        return accelerations(current)[1][at]
-
-    def _plan(self, first, join, tail, positions, velocities, clipped=None) -> Plan:
+    def _plan(self, first, join, tail, positions, velocities, wanted=None, clipped=None) -> Plan:
+        trajectory = Trajectory(first, self.step, positions, velocities)
         if clipped is None:
             clipped = np.zeros((3, *positions.shape), dtype=bool)
-        return Plan(Trajectory(first, self.step, positions, velocities), join, tail, clipped)
+        return Plan(trajectory, wanted or trajectory, join, tail, clipped)
+
+
+def _at(trajectory: Trajectory, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and velocities at `count` ticks from `first` on, (count, joints); at rest outside of its knots."""
+    at = np.arange(first, first + count) - trajectory.first
+    rests = (at < 0) | (at >= len(trajectory.positions))
+    at = np.clip(at, 0, len(trajectory.positions) - 1)
+    return trajectory.positions[at], np.where(rests[:, None], 0.0, trajectory.velocities[at])

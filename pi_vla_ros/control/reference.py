@@ -22,8 +22,8 @@ class Reference:
         self._stamp, self._length = chunk.stamp, (len(chunk.actions) - 1) * chunk.dt
         times = np.arange(max(2, len(chunk.actions))) * chunk.dt  # a spline needs two points
         actions = chunk.actions if len(chunk.actions) > 1 else np.repeat(chunk.actions, 2, axis=0)
-        self._position = CubicSpline(times, actions)  # not-a-knot: exact for smooth chunks near their start
-        self._integral = self._position.antiderivative()
+        self._spline = CubicSpline(times, actions)  # not-a-knot: exact for smooth chunks near their start
+        self._integral = self._spline.antiderivative()
         self._velocity_joints = velocity_joints
         self._offset = np.zeros(len(velocity_joints))
 
@@ -32,13 +32,15 @@ class Reference:
         self._offset = np.zeros_like(self._offset)
         self._offset = np.where(self._velocity_joints, position - self.at(np.array([time]))[0][0], 0.0)
 
-    def at(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Position, velocity, acceleration at `times` (K,): each (K, joints)."""
+    @property
+    def end(self) -> float:
+        """Time of the last action."""
+        return self._stamp + self._length
+
+    def at(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position and its rate at `times` (K,): each (K, joints)."""
         t = np.clip(times - self._stamp, 0.0, self._length)
-        moving = ((times >= self._stamp) & (times <= self._stamp + self._length))[:, None]
-        x, dx, ddx = self._position(t), self._position(t, 1), self._position(t, 2)
-        integrated = self._velocity_joints
-        position = np.where(integrated, self._integral(t), x) + self._offset
-        return position, np.where(moving, np.where(integrated, x, dx), 0.0), np.where(
-            moving, np.where(integrated, dx, ddx), 0.0
-        )
+        moving = ((times >= self._stamp) & (times <= self.end))[:, None]
+        spline, integrated = self._spline(t), self._velocity_joints
+        position = np.where(integrated, self._integral(t), spline) + self._offset
+        return position, np.where(moving, np.where(integrated, spline, self._spline(t, 1)), 0.0)

@@ -94,8 +94,8 @@ def tiny(model: ModelName, **changes) -> Geometry:
     base = Geometry(
         model=model,
         vision=VisionGeometry(width=48, depth=2, mlp=96, heads=4, patch=14, image=56),
-        language=GemmaGeometry(width=64, depth=3, mlp=128, heads=4, head_dim=16),
-        expert=GemmaGeometry(width=48, depth=3, mlp=96, heads=4, head_dim=16),
+        language=GemmaGeometry(width=64, depth=2, mlp=128, heads=4, head_dim=16),
+        expert=GemmaGeometry(width=48, depth=2, mlp=96, heads=4, head_dim=16),
         vocab=512,
         chunk=50,
         prompt_len=200 if model == "pi05" else 48,

@@ -75,7 +75,7 @@ def _policy_node(context: LaunchContext, model: str, simulated: bool = False) ->
     actions, checkpoint, calm = [], given["checkpoint"], {}
     if not checkpoint and (simulated or given["robot"] == SIMULATED):
         checkpoint = str(_random_checkpoint(model, given["robot"]))
-        calm = {"noise_scale": 0.1, "noise_seed": 0, "cpu_threads": 1}
+        calm = {"noise_scale": 0.0, "cpu_threads": 1, "num_inference_steps": 4}
         actions.append(LogInfo(msg=f"no checkpoint given: a tiny {model} with random weights. It moves; it knows no task"))
     parameters = [
         {

@@ -31,6 +31,7 @@ def declare_parameters(node: Node) -> None:
         ("target", "auto", "where the model runs: auto, cuda or cpu", {}),
         ("precision", "auto", "of the weights: auto, fp32 or bf16", {}),
         ("cpu_threads", 0, "threads of one operation on the CPU; 0 is PyTorch's choice", _whole(0, 256)),
+        ("num_inference_steps", 0, "flow steps; 0 takes the checkpoint's", _whole(0, 50)),
         ("noise_scale", 1.0, "1 samples as trained; less is calmer, 0 always the same answer", _real(0.0, 1.0)),
         ("noise_seed", -1, "every chunk starts from the noise of this seed; -1 draws anew", _whole(-1, 2**31)),
         ("autostart", False, "configure and activate by itself", {}),
@@ -60,6 +61,7 @@ def read_parameters(node: Node) -> NodeParameters:
         target=value("target"),
         precision=value("precision"),
         cpu_threads=value("cpu_threads"),
+        steps=value("num_inference_steps") or None,
         noise_scale=value("noise_scale"),
         seed=None if seed < 0 else seed,
     )

@@ -18,6 +18,7 @@ from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.monitor import Monitor
 
 MOMENTS = 3  # rows of the camera picture
+GRID = 0.02  # s
 
 
 def draw(monitor: Monitor, robot: RobotConfig, summary: dict, folder: Path) -> None:
@@ -49,13 +50,9 @@ def draw(monitor: Monitor, robot: RobotConfig, summary: dict, folder: Path) -> N
 def commanded_curve(
     monitor: Monitor, robot: RobotConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(times, positions, velocities) of what was commanded: the stream, or the trajectories as a controller plays them."""
-    if monitor.commands:
-        times = np.array([t for t, _ in monitor.commands])
-        positions = np.array([p for _, p in monitor.commands])
-        return times, positions, np.gradient(positions, times, axis=0)
+    """(times, positions, velocities) of what was commanded: the trajectories as a controller plays them, or the stream."""
     if not monitor.trajectories:
-        return None
+        return _streamed(monitor)
     times, positions, velocities = [], [], []
     ends = [received for received, _ in monitor.trajectories[1:]] + [np.inf]
     for (received, message), end in zip(monitor.trajectories, ends, strict=True):
@@ -71,6 +68,16 @@ def commanded_curve(
         positions.append(np.array([p.positions for p in message.points])[played])
         velocities.append(np.array([p.velocities for p in message.points])[played])
     return np.concatenate(times), np.concatenate(positions), np.concatenate(velocities)
+
+
+def _streamed(monitor: Monitor) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The stream on an even grid: it carries no stamps, and arrival jitters too much to be differentiated."""
+    if len(monitor.commands) < 2:
+        return None
+    times, positions = (np.array([entry[i] for entry in monitor.commands]) for i in (0, 1))
+    grid = np.arange(times[0], times[-1], GRID)
+    positions = np.stack([np.interp(grid, times, column) for column in positions.T], axis=1)
+    return grid, positions, np.gradient(positions, GRID, axis=0)
 
 
 def _measured(monitor: Monitor) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
