@@ -26,7 +26,7 @@ def test_infer(model, tiny_checkpoint, sim_robot):
     assert policy.model == model
     chunk = policy.infer(observation(sim_robot))
     assert chunk.actions.shape == (50, 8) and np.isfinite(chunk.actions).all()
-    assert chunk.stamp == 12.5 and chunk.dt == pytest.approx(1 / 30)
+    assert chunk.stamp == 12.5 and chunk.dt == pytest.approx(1 / 10)
     assert chunk.model_actions.shape == (50, 32)
     assert list(chunk.stage_ms) == ["preprocess", "vision", "prefix", "expert", "copies", "postprocess"]
     np.testing.assert_array_equal(chunk.actions, policy.infer(observation(sim_robot)).actions)  # seeded

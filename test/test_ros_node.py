@@ -215,7 +215,7 @@ def test_deactivate_stops_then_is_silent(run):
 def test_action_chunks_tell_what_the_policy_said(rig, run):
     for _, chunk in rig.chunks:
         assert chunk.names == rig.robot.joint_names and chunk.horizon == 50
-        assert len(chunk.actions) == 50 * 8 and chunk.dt == pytest.approx(1 / 30)
+        assert len(chunk.actions) == 50 * 8 and chunk.dt == pytest.approx(1 / 10)
         assert chunk.prompt == "pick up the red block"
     sequence = [chunk.sequence for _, chunk in rig.chunks]
     assert sequence == sorted(sequence)

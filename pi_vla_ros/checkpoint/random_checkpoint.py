@@ -22,7 +22,7 @@ from pi_vla_ros.robot import Joint, RobotConfig
 
 # actions of ±1 (normalised) are this part of a joint's range away from home; random ones stay
 # within about ±2.3
-REACH, FURTHEST = 0.1, 2.5
+REACH, FURTHEST = 0.07, 2.5
 
 
 @dataclass(frozen=True)
