@@ -34,9 +34,7 @@ class Golden:
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        weights = {
-            canonical(name): t for name, t in self.stored.items() if not name.endswith((LM_HEAD, UNUSED))
-        }
+        weights = {canonical(name): t for name, t in self.stored.items() if not name.endswith((LM_HEAD, UNUSED))}
         head = next(t for name, t in self.stored.items() if name.endswith(LM_HEAD))
         return {"embed_tokens.weight": head} | weights
 

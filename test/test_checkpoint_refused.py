@@ -95,9 +95,7 @@ def test_missing_weights_and_shards(folder):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {LAYER: "../../etc/passwd"}}))
     refused(folder, "must be a file in the same folder")
-    index.write_text(
-        json.dumps({"weight_map": {LAYER: "shard-1.safetensors", "other": "shard-1.safetensors"}})
-    )
+    index.write_text(json.dumps({"weight_map": {LAYER: "shard-1.safetensors", "other": "shard-1.safetensors"}}))
     refused(folder, "weight_map: not in the file that it names: other")
     index.write_text(json.dumps({"weight_map": {LAYER: "shard-2.safetensors"}}))
     refused(folder, "shard-2.safetensors", "cannot be read")
@@ -147,20 +145,14 @@ def test_a_published_size_with_fewer_layers_is_not_another_model(tmp_path):
     from pi_vla_ros.checkpoint.weights import parameter_shapes
     from pi_vla_ros.model.geometry import PI05
 
-    shapes = {
-        n: s for n, s in parameter_shapes(PI05).items() if ".layers.17." not in n and ".layers.26." not in n
-    }
-    geometry, source = find_geometry(
-        shapes, "pi05", GeometrySettings(), {}, tmp_path, ("gemma_2b", "gemma_300m")
-    )
+    shapes = {n: s for n, s in parameter_shapes(PI05).items() if ".layers.17." not in n and ".layers.26." not in n}
+    geometry, source = find_geometry(shapes, "pi05", GeometrySettings(), {}, tmp_path, ("gemma_2b", "gemma_300m"))
     assert geometry == PI05
     assert source["language.depth"] == "config.json" and source["vision.depth"] == "default"
 
 
 def test_the_same_tensor_twice(folder):
-    edit_tensors(
-        folder / "model.safetensors", lambda t: t.update({LAYER.removeprefix(OUTER): t[LAYER].clone()})
-    )
+    edit_tensors(folder / "model.safetensors", lambda t: t.update({LAYER.removeprefix(OUTER): t[LAYER].clone()}))
     refused(folder, "are the same tensor under two names")
 
 
@@ -234,9 +226,7 @@ def test_an_adapter_beside_the_weights(folder):
 @settings(deadline=None, max_examples=80)
 def test_any_value_of_any_key_loads_or_is_refused(made, tmp_path_factory, value, data):
     folder = copy(made, tmp_path_factory.mktemp("wild") / "c")
-    file = folder / data.draw(
-        st.sampled_from(["config.json", "policy_preprocessor.json", "policy_postprocessor.json"])
-    )
+    file = folder / data.draw(st.sampled_from(["config.json", "policy_preprocessor.json", "policy_postprocessor.json"]))
     content = json.loads(file.read_text())
     place = content
     while True:  # walk down to a random place

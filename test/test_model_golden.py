@@ -79,9 +79,7 @@ def test_flow(golden, ran):
     assert torch.equal(sample(model, prefix, golden.given["noise"], state, golden.steps), x)
 
 
-@pytest.mark.parametrize(
-    "geometry, count", [(PI05, 3_353_433_872), (PI0, 3_238_048_528)], ids=["pi05", "pi0"]
-)
+@pytest.mark.parametrize("geometry, count", [(PI05, 3_353_433_872), (PI0, 3_238_048_528)], ids=["pi05", "pi0"])
 def test_published_sizes(geometry, count):
     with torch.device("meta"):
         assert sum(p.numel() for p in PiModel(geometry).parameters()) == count

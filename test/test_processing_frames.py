@@ -42,9 +42,7 @@ def test_colour(encoding, pixels, padding, kind):
 
 
 def test_grey_becomes_three_equal_channels():
-    assert np.array_equal(
-        decode(raw(RGB[..., 0].copy(), "mono8", kind="bytes")), np.dstack([RGB[..., 0]] * 3)
-    )
+    assert np.array_equal(decode(raw(RGB[..., 0].copy(), "mono8", kind="bytes")), np.dstack([RGB[..., 0]] * 3))
 
 
 def test_rgb_is_not_copied():
@@ -116,9 +114,7 @@ def test_truncated_images_are_refused(extension, share):
         decode(message)
 
 
-@pytest.mark.parametrize(
-    "data, form", [(b"", "jpeg"), (b"garbage", "jpeg"), (b"\x89PNG\r\n\x1a\nIEND", "png")]
-)
+@pytest.mark.parametrize("data, form", [(b"", "jpeg"), (b"garbage", "jpeg"), (b"\x89PNG\r\n\x1a\nIEND", "png")])
 def test_other_compressed_data_is_refused(data, form):
     with pytest.raises(FrameError, match="compressed image of format"):
         decode(SimpleNamespace(format=form, data=data))

@@ -64,9 +64,7 @@ def test_lerobot_does_not_antialias_and_04_pads_with_minus_three(resize, padding
     image = picture(480, 640)
     ours = image_tensor(image, 224, resize)
     frame = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-    inside = (
-        torch.nn.functional.interpolate(frame, size=(168, 224), mode="bilinear", align_corners=False) * 2 - 1
-    )
+    inside = torch.nn.functional.interpolate(frame, size=(168, 224), mode="bilinear", align_corners=False) * 2 - 1
     assert torch.equal(ours[:, 28:196], inside[0])
     assert (ours[:, :28] == padding).all() and (ours[:, 196:] == padding).all()
     assert (ours - image_tensor(image, 224, "pil"))[:, 28:196].abs().max() > 20 * 2 / 255  # as the spec warns

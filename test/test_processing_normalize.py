@@ -106,6 +106,4 @@ def test_absolute_undoes_relative(mask, seed):
     relative = RelativeActions(tuple(mask))
     changed = relative.to_relative(actions, state)
     assert np.allclose(relative.to_absolute(changed, state), actions)
-    assert np.array_equal(
-        changed != actions, np.broadcast_to([*mask, *[False] * (14 - len(mask))], actions.shape)
-    )
+    assert np.array_equal(changed != actions, np.broadcast_to([*mask, *[False] * (14 - len(mask))], actions.shape))

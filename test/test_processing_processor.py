@@ -82,9 +82,7 @@ def test_a_camera_may_change_its_size(checkpoint, pictures):
 
 def test_renamed_cameras_are_understood(checkpoint, pictures):
     processor = Processor(replace(checkpoint, rename={"top": "base_0_rgb"}))
-    assert processor.prepare({"top": pictures["base_0_rgb"]}, STATE, "x").camera_mask.tolist() == [
-        [True, False, False]
-    ]
+    assert processor.prepare({"top": pictures["base_0_rgb"]}, STATE, "x").camera_mask.tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -137,33 +135,25 @@ def test_feeding_back_undoes_finish(checkpoint):
     actions[:, 8:] = 0
     back = processor.to_model(processor.finish(actions, STATE), STATE)
     assert back.dtype == np.float32 and np.allclose(back, actions, atol=1e-5)
-    moved = processor.to_model(
-        processor.finish(actions, STATE), STATE + 0.01
-    )  # the same targets, seen from elsewhere
+    moved = processor.to_model(processor.finish(actions, STATE), STATE + 0.01)  # the same targets, seen from elsewhere
     assert not np.allclose(moved[:, 0], actions[:, 0], atol=1e-3)
     assert np.allclose(moved[:, 1], actions[:, 1], atol=1e-5)
 
 
 def test_the_robot_must_fit(checkpoint):
     assert Processor(checkpoint, load_robot("sim")).action_dim == 8
-    with pytest.raises(
-        ValueError, match="robot 'aloha' has 14 joints, the checkpoint's state has 8 dimensions"
-    ):
+    with pytest.raises(ValueError, match="robot 'aloha' has 14 joints, the checkpoint's state has 8 dimensions"):
         Processor(checkpoint, load_robot("aloha"))
     base = replace(checkpoint, state_dim=32, action_dim=32, open_dims=True, normalization=Normalization())
     open_ = Processor(base, load_robot("aloha"))
-    assert open_.prepare(
-        {"base_0_rgb": np.zeros((9, 9, 3), np.uint8)}, np.zeros(14), "x"
-    ).raw_state.shape == (14,)
+    assert open_.prepare({"base_0_rgb": np.zeros((9, 9, 3), np.uint8)}, np.zeros(14), "x").raw_state.shape == (14,)
     assert open_.finish(np.zeros((4, 32)), np.zeros(14)).shape == (4, 14)
 
 
 def test_tokenizer_and_resize_can_be_overridden(checkpoint, tmp_path):
     with pytest.raises(TokenizerError, match=r"no tokenizer found.*parameter 'tokenizer'"):
         Processor(replace(checkpoint, tokenizer=None))
-    assert (
-        Processor(replace(checkpoint, tokenizer=None), tokenizer=str(checkpoint.tokenizer)).tokenizer.bos == 2
-    )
+    assert Processor(replace(checkpoint, tokenizer=None), tokenizer=str(checkpoint.tokenizer)).tokenizer.bos == 2
     with pytest.raises(TokenizerError, match="not this model's tokenizer"):
         Processor(replace(checkpoint, geometry=replace(checkpoint.geometry, vocab=100)))
     with pytest.raises(ValueError, match="resize: is 'area'; allowed: pil, fast"):

@@ -96,9 +96,7 @@ def test_a_damaged_file_is_refused(tmp_path, name, content):
 
 
 def test_no_tokenizer_here(tmp_path):
-    with pytest.raises(
-        TokenizerError, match=r"no tokenizer here; expected tokenizer\.json or tokenizer\.model"
-    ):
+    with pytest.raises(TokenizerError, match=r"no tokenizer here; expected tokenizer\.json or tokenizer\.model"):
         load_tokenizer(tmp_path)
 
 
@@ -140,9 +138,7 @@ def paligemma():
 
 def test_paligemma_golden_ids(paligemma):
     state = np.array([-1.0, 0.0, 1.0])
-    assert prompt_tokens(PromptStyle("pi05"), paligemma, "pick up cube", state, 200) == [
-        *map(int, GOLDEN_PI05.split())
-    ]
+    assert prompt_tokens(PromptStyle("pi05"), paligemma, "pick up cube", state, 200) == [*map(int, GOLDEN_PI05.split())]
     for style in ("pi0", "pi0_raw"):
         ids = prompt_tokens(PromptStyle(style), paligemma, "pick up the bowl", None, 48)
         assert ids == [*map(int, GOLDEN_PI0.split())]

@@ -123,34 +123,27 @@ class LeRobotSteps:
         if padded <= state_dim:
             return PromptStyle(kind), ()
         note = (
-            f"written by LeRobot 0.4 or 0.5.0: taken for 0.4, which pads the state in the prompt to "
-            f"{padded} and images with -3; for 0.5.0 set '{KEY}': {{'prompt_state_dims': 0, 'resize': 'lerobot'}}"
+            "written by LeRobot 0.4 or 0.5.0: taken for 0.4, which pads the state in the prompt to "
+            f"{padded} and images with -3; for 0.5.0 set "
+            f"'{KEY}': {{'prompt_state_dims': 0, 'resize': 'lerobot'}}"
         )
         return PromptStyle(kind, padded), (note,)
 
-    def relative(
-        self, names: tuple[str, ...] | None, state_dim: int, action_dim: int
-    ) -> RelativeActions | None:
+    def relative(self, names: tuple[str, ...] | None, state_dim: int, action_dim: int) -> RelativeActions | None:
         """Which actions are offsets from the state; None: none."""
         if self.settings.relative is not None:
             return checked_relative(self.settings.relative, state_dim, action_dim, self.folder)
         into, out = self.pre.get(steps.RELATIVE), self.post.get(steps.ABSOLUTE)
         on, back = (bool(step and optional(step.config, "enabled", bool, step.where)) for step in (into, out))
         if on != back:
-            raise CheckpointError(
-                f"{(into or out).where}: relative and absolute actions must be enabled together"
-            )
+            raise CheckpointError(f"{(into or out).where}: relative and absolute actions must be enabled together")
         if not on:
             return None
         exclude = words(into.config, "exclude_joints", into.where) or ()
-        return checked_relative(
-            mask_excluding(names, exclude, action_dim), state_dim, action_dim, self.folder
-        )
+        return checked_relative(mask_excluding(names, exclude, action_dim), state_dim, action_dim, self.folder)
 
 
-def checked_relative(
-    mask: tuple[bool, ...], state_dim: int, action_dim: int, where: Path
-) -> RelativeActions | None:
+def checked_relative(mask: tuple[bool, ...], state_dim: int, action_dim: int, where: Path) -> RelativeActions | None:
     """None for a mask without any relative dimension; refuses one that asks for a state that is not there."""
     if not any(mask):
         return None

@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.checkpoint.lerobot import is_lerobot, load_lerobot
+from pi_vla_ros.checkpoint.openpi import is_openpi, load_openpi
+from pi_vla_ros.checkpoint.openpi_jax import is_openpi_jax, load_openpi_jax
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.pi import PiModel, parameter_dtype
 
 # (does this folder look like it, read it); the first that fits reads
-_FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., Checkpoint]], ...] = ((is_lerobot, load_lerobot),)
+_FORMATS: tuple[tuple[Callable[[Path], bool], Callable[..., Checkpoint]], ...] = (
+    (is_lerobot, load_lerobot),
+    (is_openpi, load_openpi),
+    (is_openpi_jax, load_openpi_jax),
+)
 
 
 def load_checkpoint(path: Path | str, settings: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -31,14 +37,15 @@ def load_checkpoint(path: Path | str, settings: Mapping[str, Any] | None = None)
     if not folder.exists():
         raise CheckpointError(f"{folder}: does not exist")
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: is a file; give the folder that has config.json and model.safetensors"
-        )
+        raise CheckpointError(f"{folder}: is a file; give the folder that has config.json and model.safetensors")
     for fits, load in _FORMATS:
         if fits(folder):
             return load(folder, settings)
     there = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
-    raise CheckpointError(f"{folder}: not a π0 / π0.5 checkpoint: no config.json of LeRobot; it has {there}")
+    raise CheckpointError(
+        f"{folder}: not a π0 / π0.5 checkpoint: neither config.json with a type (LeRobot) nor "
+        f"model.safetensors (openpi) nor params/_METADATA (openpi, JAX); it has {there}"
+    )
 
 
 def load_model(

@@ -50,15 +50,16 @@ def find_geometry(
     ours: GeometrySettings,
     config: Mapping[str, Any],
     where: Path,
-    variants: tuple[str | None, str | None] = (None, None),
+    variants: tuple[str | None, ...] = (None, None),
+    more: Mapping[str, int] | None = None,
 ) -> tuple[Geometry, dict[str, str]]:
     """The geometry and, for each setting, where it comes from.
 
     config: 'chunk' and 'prompt_len' where a config file says them. variants: its names of the
     language and expert sizes. A stack as wide as a published one is taken to be that one, so that
-    missing layers are noticed.
+    missing layers are noticed. more: sizes that a format tells beyond the canonical shapes.
     """
-    told = told_by_shapes(shapes)
+    told = told_by_shapes(shapes) | dict(more or {})
     values: dict[str, int] = {}
     source: dict[str, str] = {}
 
@@ -128,7 +129,7 @@ def told_by_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return told
 
 
-def _published(part: str, width: int | None, variants: tuple[str | None, str | None]) -> tuple[dict, str]:
+def _published(part: str, width: int | None, variants: tuple[str | None, ...]) -> tuple[dict, str]:
     """The sizes of the published part of that width, or nothing; and who says so."""
     if part == "vision":
         vision = VisionGeometry()

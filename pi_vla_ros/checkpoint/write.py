@@ -50,11 +50,11 @@ def new_folder(target: Path) -> Iterator[Path]:
 def write_checkpoint(
     checkpoint: Checkpoint,
     folder: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     outer: bool = True,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write all of `checkpoint` into an existing empty folder, with every parameter in `dtype`.
+    """Write `checkpoint` into an existing empty folder, every parameter in `dtype` (None: its own).
 
     One tensor (or what `checkpoint.tensors()` holds at a time) is in memory. outer: put 'model.'
     before each name, as LeRobot does when it saves a policy. progress: told the tensors written and
@@ -64,8 +64,10 @@ def write_checkpoint(
     _write_tokenizer(checkpoint, folder)
     _write_pipelines(checkpoint, folder)
     prefix = OUTER if outer else ""
+    own = checkpoint.weights.dtypes()
     layout = {
-        prefix + on_disk(n): (dtype, shape) for n, shape in parameter_shapes(checkpoint.geometry).items()
+        prefix + on_disk(name): (dtype or getattr(torch, own[name]), shape)
+        for name, shape in parameter_shapes(checkpoint.geometry).items()
     }
 
     def tensors():
@@ -76,20 +78,19 @@ def write_checkpoint(
     write_tensors(folder / "model.safetensors", layout, tensors())
 
 
-def _config(c: Checkpoint, dtype: torch.dtype) -> dict:
+def _config(c: Checkpoint, dtype: torch.dtype | None) -> dict:
     image, padded = c.geometry.vision.image, c.geometry.action_dim
     relative = _relative(c)
+    bfloat = dtype == torch.bfloat16 if dtype else "bfloat16" in c.weights.dtypes().values()
     return {
         "type": c.geometry.model,
         "n_obs_steps": 1,
-        "input_features": {
-            IMAGES + slot: {"type": "VISUAL", "shape": [3, image, image]} for slot in c.cameras
-        }
+        "input_features": {IMAGES + slot: {"type": "VISUAL", "shape": [3, image, image]} for slot in c.cameras}
         | {STATE: {"type": "STATE", "shape": [c.state_dim]}},
         "output_features": {ACTION: {"type": "ACTION", "shape": [c.action_dim]}},
         "paligemma_variant": "gemma_2b",
         "action_expert_variant": "gemma_300m",
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": "bfloat16" if bfloat else "float32",
         "chunk_size": c.geometry.chunk,
         "n_action_steps": c.geometry.chunk,
         "max_state_dim": padded,

@@ -31,14 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="tiny",
         help='tiny, full, or changes to tiny as JSON: \'{"chunk": 10, "vision": {"depth": 1}}\'',
     )
-    parser.add_argument(
-        "--robot", default="sim", help="robot name or YAML: dimensions, cameras, joint limits"
-    )
+    parser.add_argument("--robot", default="sim", help="robot name or YAML: dimensions, cameras, joint limits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument(
-        "--prefix", choices=("model.", "bare"), default="model.", help="as LeRobot or as openpi names"
-    )
+    parser.add_argument("--prefix", choices=("model.", "bare"), default="model.", help="as LeRobot or as openpi names")
     args = parser.parse_args(arguments)
     try:
         make_checkpoint(
@@ -92,9 +88,7 @@ def _changed(base, changes, where: str):
     }
     wrong = [name for name, value in values.items() if type(value) is not type(getattr(base, name))]
     if wrong:
-        raise ValueError(
-            f"{where}.{wrong[0]}: must be like {getattr(base, wrong[0])!r}, is {values[wrong[0]]!r}"
-        )
+        raise ValueError(f"{where}.{wrong[0]}: must be like {getattr(base, wrong[0])!r}, is {values[wrong[0]]!r}")
     return replace(base, **values)
 
 

@@ -42,17 +42,11 @@ def decode_raw(message: Any) -> np.ndarray:
     channels, conversion = _PLAIN[encoding.lower()]
     row = width * channels
     if height < 1 or width < 1 or step < row:
-        raise FrameError(
-            f"{encoding} image of {width} x {height} with step {step}: step must be at least {row}"
-        )
+        raise FrameError(f"{encoding} image of {width} x {height} with step {step}: step must be at least {row}")
     data = _buffer(message.data)
     if len(data) < (height - 1) * step + row:
-        raise FrameError(
-            f"{encoding} image of {width} x {height} is truncated: {len(data)} bytes of {height * step}"
-        )
-    frame = np.lib.stride_tricks.as_strided(
-        data, (height, width, channels), (step, channels, 1), writeable=False
-    )
+        raise FrameError(f"{encoding} image of {width} x {height} is truncated: {len(data)} bytes of {height * step}")
+    frame = np.lib.stride_tricks.as_strided(data, (height, width, channels), (step, channels, 1), writeable=False)
     return frame if conversion is None else cv2.cvtColor(frame, conversion)
 
 
@@ -69,9 +63,7 @@ def decode_compressed(message: Any) -> np.ndarray:
     whole = end.endswith(_JPEG_END) if start.startswith(_JPEG) else _PNG_END in end
     frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if whole else None
     if frame is None:
-        raise FrameError(
-            f"compressed image of format '{message.format}' is truncated or damaged ({len(data)} bytes)"
-        )
+        raise FrameError(f"compressed image of format '{message.format}' is truncated or damaged ({len(data)} bytes)")
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 

@@ -43,9 +43,7 @@ def image_tensor(image: np.ndarray, size: int, resize: Resize = "fast") -> Tenso
         return _from_uint8(square)
     padding = {"lerobot": BLACK, "lerobot04": -3.0}[resize]
     frame = _channels_first(image).float() / 255.0
-    frame = (
-        F.interpolate(frame, size=(h, w), mode="bilinear", align_corners=False).clamp(0.0, 1.0) * 2.0 - 1.0
-    )
+    frame = F.interpolate(frame, size=(h, w), mode="bilinear", align_corners=False).clamp(0.0, 1.0) * 2.0 - 1.0
     return F.pad(frame[0], (left, size - w - left, top, size - h - top), value=padding)
 
 

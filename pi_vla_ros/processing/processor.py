@@ -37,9 +37,7 @@ class Inputs:
     camera_mask: Tensor  # (1, C) bool, False where a camera is absent
     input_ids: Tensor  # (1, L) int64, right-padded with 0
     lang_lens: Tensor  # (1,) int64
-    state: (
-        Tensor | None
-    )  # (1, action_dim) float32, normalised and zero-padded; None where the model reads no state
+    state: Tensor | None  # (1, action_dim) float32, normalised and zero-padded; None where the model reads no state
     raw_state: np.ndarray
 
 
@@ -160,7 +158,5 @@ class Processor:
 def _fitting(what: str, dims: int, is_open: bool, robot: RobotConfig | None) -> int:
     joints = dims if robot is None else len(robot.joints)
     if joints > dims or (joints < dims and not is_open):
-        raise ValueError(
-            f"robot '{robot.name}' has {joints} joints, the checkpoint's {what} has {dims} dimensions"
-        )
+        raise ValueError(f"robot '{robot.name}' has {joints} joints, the checkpoint's {what} has {dims} dimensions")
     return joints

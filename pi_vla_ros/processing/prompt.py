@@ -82,7 +82,5 @@ def prompt_tokens(
     """
     ids = tokenizer.encode(*prompt_pieces(style, task, state))
     if len(ids) > limit and not cut:
-        raise PromptError(
-            f"prompt: is {len(ids)} tokens long, the model reads {limit}; allowed: a shorter sentence"
-        )
+        raise PromptError(f"prompt: is {len(ids)} tokens long, the model reads {limit}; allowed: a shorter sentence")
     return ids[:limit]

@@ -67,6 +67,4 @@ def _hugging_face(file: Path) -> Tokenizer:
     bos = next((i for i in map(model.token_to_id, ("<bos>", "<s>")) if i is not None), None)
     if bos is None:
         raise TokenizerError(f"{file}: has no token that begins a text (<bos>)")
-    return Tokenizer(
-        file, bos, model.get_vocab_size(), lambda text: model.encode(text, add_special_tokens=False).ids
-    )
+    return Tokenizer(file, bos, model.get_vocab_size(), lambda text: model.encode(text, add_special_tokens=False).ids)

@@ -17,9 +17,7 @@ BYTES = [f"<0x{i:02X}>" for i in range(256)]
 SMALLEST = len(SPECIAL) + len(BYTES) + 120
 
 _VERBS = "pick up|put down|place|grasp|move|push|pull|open|close|fold|wipe|pour|stack|insert|turn|lift"
-_THINGS = (
-    "block|cube|towel|cup|bowl|plate|drawer|door|bottle|box|lid|spoon|shirt|sponge|peg|cable|apple|banana"
-)
+_THINGS = "block|cube|towel|cup|bowl|plate|drawer|door|bottle|box|lid|spoon|shirt|sponge|peg|cable|apple|banana"
 _COLOURS = "red|green|blue|yellow|orange|purple|white|black"
 _PLACES = "on the table|in the box|into the bowl|on the plate|to the left|to the right|next to the cup"
 
@@ -38,17 +36,13 @@ def corpus() -> list[str]:
 def train_tokenizer(folder: Path, vocab: int) -> Path:
     """Train on `corpus`, at most `vocab` tokens; writes and returns folder/tokenizer.json."""
     if vocab < SMALLEST:
-        raise ValueError(
-            f"vocab: {vocab} is too small for a tokenizer with byte fallback; allowed: {SMALLEST} or more"
-        )
+        raise ValueError(f"vocab: {vocab} is too small for a tokenizer with byte fallback; allowed: {SMALLEST} or more")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\d|\n"), "isolated"), pre_tokenizers.Split("▁", "merged_with_next")]
     )
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     trainer = trainers.BpeTrainer(
         vocab_size=min(vocab, 8192),
         special_tokens=[AddedToken(t, special=True, normalized=False) for t in SPECIAL + BYTES],
