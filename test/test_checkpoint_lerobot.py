@@ -128,7 +128,7 @@ def test_every_way_to_name_the_same_weights(made, folder, changes):
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_mixture_of_prefixes_order_and_shards(made, tmp_path_factory, data):
     folder = copy(made, tmp_path_factory.mktemp("shards") / "c")
     tensors = load_file(folder / "model.safetensors")
@@ -307,7 +307,7 @@ def test_statistics_are_read_to_the_bit(folder):
         max_size=3,
     )
 )
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_unknown_and_missing_keys_are_tolerated(made, tmp_path_factory, changes):
     folder = copy(made, tmp_path_factory.mktemp("keys") / "c")
 

@@ -38,9 +38,7 @@ _NAMES = {
 def optional(config: Mapping[str, Any], key: str, kind: type, where: Path | str) -> Any:
     """config[key], None when it is absent or null; refused when it is of another kind."""
     value = config.get(key)
-    good = isinstance(value, (int, float) if kind is float else kind) and (
-        kind is bool or not isinstance(value, bool)
-    )
+    good = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if value is not None and not good:
         raise CheckpointError(f"{where}: {key}: must be {_NAMES[kind]}, is {value!r}")
     return value

@@ -14,7 +14,7 @@ from pi_vla_ros.checkpoint.find import find_tokenizer_of
 from pi_vla_ros.checkpoint.lerobot_steps import ACTION, IMAGES, STATE, LeRobotSteps
 from pi_vla_ros.checkpoint.pipeline import check_order, read_pipeline
 from pi_vla_ros.checkpoint.safetensors import find_headers
-from pi_vla_ros.checkpoint.settings import KEY, read_settings
+from pi_vla_ros.checkpoint.settings import read_settings
 from pi_vla_ros.checkpoint.shapes import find_geometry
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError
 from pi_vla_ros.checkpoint.weights import check_weights, model_of, stored_weights
@@ -41,7 +41,7 @@ def load_lerobot(folder: Path, more: Mapping[str, Any] | None = None) -> Checkpo
     file = folder / "config.json"
     config = read_json(file)
     _check_config(file, config, folder)
-    settings = read_settings(config.get(KEY) or {}, f"{file}: {KEY}", more)
+    settings = read_settings(folder, config, more)
     pre, post = read_pipeline(folder / steps.PRE), read_pipeline(folder / steps.POST)
     check_order(pre, post)
 
@@ -56,9 +56,7 @@ def load_lerobot(folder: Path, more: Mapping[str, Any] | None = None) -> Checkpo
         "prompt_len": positive(tokenize, "max_length", folder / steps.PRE)
         or positive(config, "tokenizer_max_length", file),
     }
-    variants = tuple(
-        optional(config, f"{part}_variant", str, file) for part in ("paligemma", "action_expert")
-    )
+    variants = tuple(optional(config, f"{part}_variant", str, file) for part in ("paligemma", "action_expert"))
     geometry, source = find_geometry(shapes, model, settings.geometry, sizes, folder, variants)
     check_weights(weights, geometry, folder)
 

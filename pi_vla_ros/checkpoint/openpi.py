@@ -19,7 +19,7 @@ from pi_vla_ros.checkpoint.files import optional, positive, read_json
 from pi_vla_ros.checkpoint.find import find_tokenizer_of
 from pi_vla_ros.checkpoint.lerobot_steps import checked_relative
 from pi_vla_ros.checkpoint.safetensors import find_headers
-from pi_vla_ros.checkpoint.settings import KEY, Settings, settings_beside
+from pi_vla_ros.checkpoint.settings import KEY, Settings, read_settings
 from pi_vla_ros.checkpoint.shapes import find_geometry
 from pi_vla_ros.checkpoint.stats import make_transform
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError, Weights
@@ -40,7 +40,7 @@ def load_openpi(folder: Path, more: Mapping[str, Any] | None = None) -> Checkpoi
     file = folder / "config.json"
     config = read_json(file) if file.is_file() else {}
     weights = stored_weights(find_headers(folder), folder)
-    return openpi_checkpoint(folder, "openpi", weights, settings_beside(folder, more), config)
+    return openpi_checkpoint(folder, "openpi", weights, read_settings(folder, config, more), config)
 
 
 def openpi_checkpoint(

@@ -15,7 +15,7 @@ from torch import Tensor
 from pi_vla_ros.checkpoint.jax_names import lora_of, merge_lora, rule_for
 from pi_vla_ros.checkpoint.openpi import openpi_checkpoint
 from pi_vla_ros.checkpoint.orbax import METADATA, Leaf, read_tree
-from pi_vla_ros.checkpoint.settings import settings_beside
+from pi_vla_ros.checkpoint.settings import read_settings
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError
 
 _QUERY = "PaliGemma/img/Transformer/encoderblock/MultiHeadDotProductAttention_0/query/kernel"
@@ -72,7 +72,7 @@ def load_openpi_jax(folder: Path, more: Mapping[str, Any] | None = None) -> Chec
     weights = _weights(params)
     query = weights.leaves.get(_QUERY)
     told = {"vision.heads": query.shape[2]} if query is not None and len(query.shape) == 4 else {}
-    return openpi_checkpoint(root, "openpi-jax", weights, settings_beside(root, more), {}, told)
+    return openpi_checkpoint(root, "openpi-jax", weights, read_settings(root, {}, more), {}, told)
 
 
 def _weights(params: Path) -> JaxWeights:

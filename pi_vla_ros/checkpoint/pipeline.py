@@ -88,9 +88,7 @@ def _read_stats(folder: Path, name: str, where: str) -> dict[str, dict[str, Any]
     stats: dict[str, dict[str, Any]] = {}
     headers = read_headers(folder / name)
     integers = [n for n, header in headers.items() if not header.dtype.startswith(("F", "BF"))]
-    for key, tensor in read_tensors(
-        {n: h for n, h in headers.items() if n not in integers}
-    ):  # counts are not used
+    for key, tensor in read_tensors({n: h for n, h in headers.items() if n not in integers}):  # counts are not used
         feature, _, statistic = key.rpartition(".")
         stats.setdefault(feature, {})[statistic] = tensor.double().numpy()
     return stats

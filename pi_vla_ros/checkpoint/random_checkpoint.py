@@ -40,9 +40,7 @@ class RandomWeights:
         return random_tensors(self.geometry, self.seed)
 
 
-def random_checkpoint(
-    robot: RobotConfig, geometry: Geometry, seed: int, tokenizer: Path | None
-) -> Checkpoint:
+def random_checkpoint(robot: RobotConfig, geometry: Geometry, seed: int, tokenizer: Path | None) -> Checkpoint:
     """A checkpoint that fits `robot`: its policy units, statistics from its limits."""
     pi05 = geometry.model == "pi05"
     state, action = (np.array(rows).T for rows in zip(*map(_joint_statistics, robot.joints), strict=True))

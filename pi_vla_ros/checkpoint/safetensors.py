@@ -41,12 +41,8 @@ def read_headers(file: Path) -> dict[str, Header]:
             if len(start) < 8 or 8 + length > size:
                 raise CheckpointError(f"{file}: truncated: {size} bytes end within its header")
             header = json.loads(f.read(length))
-        end = max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
-        tensors = {
-            name: _header(file, name, entry) for name, entry in header.items() if name != "__metadata__"
-        }
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        tensors = {name: _header(file, name, entry) for name, entry in header.items() if name != "__metadata__"}
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
     except CheckpointError:
@@ -82,9 +78,7 @@ def find_headers(folder: Path) -> dict[str, Header]:
         if Path(shard).name != shard:
             raise CheckpointError(f"{index}: weight_map: '{shard}' must be a file in the same folder")
         headers |= read_headers(folder / shard)
-    lost = sorted(
-        name for name, shard in where.items() if name not in headers or headers[name].file.name != shard
-    )
+    lost = sorted(name for name, shard in where.items() if name not in headers or headers[name].file.name != shard)
     if lost:
         raise CheckpointError(f"{index}: weight_map: not in the file that it names: {', '.join(lost)}")
     return headers

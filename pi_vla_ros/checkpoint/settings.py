@@ -1,11 +1,10 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What no format can say about a checkpoint, said by us: the key 'pi_vla_ros' in config.json.
+"""What no format can say about a checkpoint, said by us.
 
-LeRobot's config.json cannot express a geometry other than the published ones, and openpi writes
-down neither the cameras nor the relative actions nor the chunk. Whatever stands here wins over what
-is read or inferred. Folders without a config.json of LeRobot's take the same keys from a file
-'pi_vla_ros.json' or from `load_checkpoint(path, settings={...})`.
+LeRobot's config.json cannot express a geometry other than the published ones, and openpi writes down neither the
+cameras nor the relative actions. Whatever stands here wins over what is read or inferred: the key 'pi_vla_ros' in
+config.json, the same keys in a file 'pi_vla_ros.json' beside it, and `load_checkpoint(path, settings={...})`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any, Literal
 
 from pi_vla_ros.checkpoint.files import read_json
 from pi_vla_ros.checkpoint.types import CheckpointError
-from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.schema import ConfigError, parse, setting
 
 KEY = "pi_vla_ros"
@@ -29,9 +27,7 @@ class VisionSettings:
     width: int | None = setting(None, doc="width of the vision tower", least=1)
     depth: int | None = setting(None, doc="its layers", least=1)
     mlp: int | None = setting(None, doc="width of its MLPs", least=1)
-    heads: int | None = setting(
-        None, doc="attention heads; the only size that tensor shapes do not tell", least=1
-    )
+    heads: int | None = setting(None, doc="attention heads; the only size that tensor shapes do not tell", least=1)
     patch: int | None = setting(None, doc="pixels of a patch's side", least=1)
     image: int | None = setting(None, doc="pixels of an image's side", least=1)
 
@@ -68,42 +64,31 @@ class Settings:
     action_dim: int | None = setting(None, doc="the robot's action dimensions", least=1)
     action_names: tuple[str, ...] | None = setting(None, doc="meaning of each action dimension")
     formula: Literal["lerobot", "openpi"] | None = setting(None, doc="whose normalisation formulas")
-    normalization: Literal["mean_std", "quantiles"] | None = setting(
-        None, doc="openpi: which statistics are used"
-    )
+    normalization: Literal["mean_std", "quantiles"] | None = setting(None, doc="openpi: which statistics are used")
     prompt: Literal["pi05", "pi0", "pi0_raw"] | None = setting(None, doc="how the prompt is written")
-    prompt_state_dims: int | None = setting(
-        None, doc="π0.5: zeros are added to the state up to here; 0: none", least=0
-    )
+    prompt_state_dims: int | None = setting(None, doc="π0.5: zeros are added to the state up to here; 0: none", least=0)
     relative: tuple[bool, ...] | None = setting(None, doc="which actions are offsets from the state")
-    resize: Literal["pil", "fast", "lerobot", "lerobot04"] | None = setting(
-        None, doc="how camera frames are resized"
-    )
+    resize: Literal["pil", "fast", "lerobot", "lerobot04"] | None = setting(None, doc="how camera frames are resized")
     assets: str | None = setting(None, doc="openpi: which folder of assets/ has this robot's statistics")
     tokenizer: str | None = setting(None, doc="tokenizer file or folder")
     constant_dims: bool = setting(False, doc="accept statistics with a width of 0, as the references do")
 
 
-def read_settings(data: Mapping[str, Any], where: str, more: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from `data` (of the file `where`), with those that the caller gives on top."""
-    try:
-        settings = parse(Settings, data, where)
-        return _over(settings, parse(Settings, more, "settings")) if more else settings
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def settings_beside(folder: Path, more: Mapping[str, Any] | None = None) -> Settings:
-    """Settings of a folder whose format has no place for them: its 'pi_vla_ros.json', when there is one."""
+def read_settings(folder: Path, config: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Settings:
+    """What `config` (a config.json) has under our key, then 'pi_vla_ros.json', then `more`: the last one counts."""
     file = folder / FILE
-    return read_settings(read_json(file) if file.is_file() else {}, str(file), more)
-
-
-def geometry_mapping(geometry: Geometry) -> dict:
-    """A geometry as the mapping that `GeometrySettings` reads."""
-    from dataclasses import asdict
-
-    return asdict(geometry)
+    sources = (
+        (config.get(KEY) or {}, f"{folder / 'config.json'}: {KEY}"),
+        (read_json(file) if file.is_file() else {}, str(file)),
+        (more or {}, "settings"),
+    )
+    settings = Settings()
+    for data, where in sources:
+        try:
+            settings = _over(settings, parse(Settings, data, where))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+    return settings
 
 
 def _over(base: Any, top: Any) -> Any:
@@ -111,7 +96,5 @@ def _over(base: Any, top: Any) -> Any:
     merged = {}
     for f in fields(base):
         a, b = getattr(base, f.name), getattr(top, f.name)
-        merged[f.name] = (
-            _over(a, b) if hasattr(a, "__dataclass_fields__") else (a if b is None or b is False else b)
-        )
+        merged[f.name] = _over(a, b) if hasattr(a, "__dataclass_fields__") else (a if b is None or b is False else b)
     return type(base)(**merged)

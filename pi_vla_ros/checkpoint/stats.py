@@ -60,9 +60,7 @@ def _numbers(stats: Mapping[str, Any], name: str, where: str, mode: Mode, dims: 
     if values.ndim != 1 or len(values) == 0:
         raise CheckpointError(f"{where}: {name}: must be a list of numbers, has shape {list(values.shape)}")
     if dims is not None and len(values) != dims:
-        raise CheckpointError(
-            f"{where}: {name}: has {len(values)} entries, the feature has {dims} dimensions"
-        )
+        raise CheckpointError(f"{where}: {name}: has {len(values)} entries, the feature has {dims} dimensions")
     if not np.isfinite(values).all():
         raise CheckpointError(f"{where}: {name}: is not finite in dimensions {_where(~np.isfinite(values))}")
     return values

@@ -30,9 +30,7 @@ class StoredWeights:
         return {name: header.shape for name, (_, header) in self.headers.items()}
 
     def dtypes(self) -> dict[str, str]:
-        return {
-            n: str(DTYPES.get(h.dtype, h.dtype)).removeprefix("torch.") for n, (_, h) in self.headers.items()
-        }
+        return {n: str(DTYPES.get(h.dtype, h.dtype)).removeprefix("torch.") for n, (_, h) in self.headers.items()}
 
     def read(self) -> Iterator[tuple[str, Tensor]]:
         ours = {stored: name for name, (stored, _) in self.headers.items()}
@@ -40,9 +38,7 @@ class StoredWeights:
             yield ours[stored], tensor
 
 
-def stored_weights(
-    headers: Mapping[str, Header], where: Path, model: ModelName | None = None
-) -> StoredWeights:
+def stored_weights(headers: Mapping[str, Header], where: Path, model: ModelName | None = None) -> StoredWeights:
     """Give stored tensors their canonical names; what has none keeps its own and fails `check_weights`.
 
     `model`: what config.json says. For π0.5 the leftovers of a π0 that it was made from are renamed
@@ -61,19 +57,11 @@ def stored_weights(
             continue
         name = canonical(stored) or stored
         if model == "pi05":
-            name = (
-                name.replace("action_time_mlp_", "time_mlp_", 1)
-                if name.startswith("action_time_mlp_")
-                else name
-            )
-            if name.startswith("state_proj.") or (
-                name.startswith("expert.") and name.endswith("norm.weight")
-            ):
+            name = name.replace("action_time_mlp_", "time_mlp_", 1) if name.startswith("action_time_mlp_") else name
+            if name.startswith("state_proj.") or (name.startswith("expert.") and name.endswith("norm.weight")):
                 continue
         if name in found:
-            raise CheckpointError(
-                f"{where}: {stored} and {found[name][0]} are the same tensor under two names"
-            )
+            raise CheckpointError(f"{where}: {stored} and {found[name][0]} are the same tensor under two names")
         found[name] = (stored, header)
     if EMBED_TOKENS not in found and lm_head is not None:
         found[EMBED_TOKENS] = lm_head
@@ -85,9 +73,7 @@ def model_of(shapes: Mapping[str, tuple[int, ...]], where: Path) -> ModelName:
     pi05, pi0 = "time_mlp_in.weight" in shapes, "state_proj.weight" in shapes
     if pi05 == pi0:
         words = ("both", "and") if pi0 else ("neither", "nor")
-        raise CheckpointError(
-            f"{where}: has {words[0]} time_mlp_in.weight (π0.5) {words[1]} state_proj.weight (π0)"
-        )
+        raise CheckpointError(f"{where}: has {words[0]} time_mlp_in.weight (π0.5) {words[1]} state_proj.weight (π0)")
     return "pi05" if pi05 else "pi0"
 
 
@@ -120,6 +106,4 @@ def check_weights(weights: Weights, geometry: Geometry, where: Path) -> None:
             rest = f"\n    ... and {len(names) - LISTED} more" if len(names) > LISTED else ""
             lines.append(f"  {problem} ({len(names)}):\n    " + "\n    ".join(names[:LISTED]) + rest)
     if lines:
-        raise CheckpointError(
-            f"{where}: its tensors are not those of this {geometry.model} model\n" + "\n".join(lines)
-        )
+        raise CheckpointError(f"{where}: its tensors are not those of this {geometry.model} model\n" + "\n".join(lines))
