@@ -135,6 +135,14 @@ def test_engine_and_policy_load_without_ros():
     import_all(["pi_vla_ros.engine.engine", "pi_vla_ros.policy"], without=[*without, "triton"])
 
 
+@pytest.mark.ros
+def test_launch_files_load_in_the_python_of_ros():
+    # `ros2 launch` runs in the installation's own Python, which need not have any of these.
+    pytest.importorskip("launch.actions")
+    pytest.importorskip("launch_ros.actions")
+    import_all(["pi_vla_ros.ros.launching"], without=["torch", "mujoco", "cv2", "safetensors"])
+
+
 @pytest.mark.slow
 def test_wheel_has_code_and_robot_files(tmp_path):
     tree = copy_of_tree(tmp_path)
@@ -148,6 +156,7 @@ def test_wheel_has_code_and_robot_files(tmp_path):
     assert {str(path.relative_to(ROOT)) for path in SOURCES} <= names
     assert "pi_vla_ros/py.typed" in names
     share = {name.partition("/data/share/pi_vla_ros/")[2] for name in names}
+    assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.cu")} <= names
     shared = [*ROOT.glob("config/**/*.*"), *ROOT.glob("launch/*.py"), ROOT / "package.xml"]
     assert {str(path.relative_to(ROOT)) for path in shared} <= share
 

@@ -50,6 +50,7 @@ main() {
   if [[ $(cat .ws/complete 2>/dev/null) != "$sources" ]]; then
     [[ -e .ws/complete ]] || rm -rf .ws/{build,install,log,source}
     rm -f .ws/complete
+    find .ws -xtype l -delete # links to source files that are gone
     step "Building the messages and launchers" build_workspace
     echo "$sources" >.ws/complete
   fi
@@ -131,12 +132,12 @@ make_environment() {
   "$python" -m venv --system-site-packages .venv
   # Where the installation's Python is itself a virtual environment, "system" means that one's
   # base. So its packages are added by hand.
-  "$python" - .venv/lib/python3.*/site-packages/ros_installation.pth <<'PYTHON'
-import sys, sysconfig
-if sys.prefix != sys.base_prefix:
-    with open(sys.argv[1], "w") as pth:
-        print(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})", file=pth)
-PYTHON
+  local theirs ours
+  theirs=$("$python" -c 'import sys, sysconfig
+if sys.prefix != sys.base_prefix: print(sysconfig.get_path("purelib"))')
+  ours=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  [[ -z $theirs ]] ||
+    echo "import site; site.addsitedir('$theirs')" >"$ours/ros_installation.pth"
 }
 
 # The pins for this environment.
@@ -155,7 +156,10 @@ install_packages() {
   local pip=(.venv/bin/python -m pip --no-input --disable-pip-version-check install)
   # The resolvers of older ones take minutes.
   "${pip[@]}" --progress-bar off --upgrade pip
-  # Few of all these modules are ever imported; import_packages compiles those.
+  # --force-reinstall: what the system has already would stay there, and its commands (pytest) do
+  # not see this environment. --no-compile: few of all these modules are ever imported, and
+  # import_packages compiles those.
+  [[ $ros != sourced* ]] || pip+=(--force-reinstall)
   "${pip[@]}" --progress-bar off --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     -r <(list_requirements)
   [[ $ros == sourced* ]] || .venv/bin/python tools/repair_cmake_paths.py
@@ -182,7 +186,7 @@ build_workspace() {
 # What the build depends on: these files' contents, and which other files there are.
 describe_sources() {
   cat .venv/complete CMakeLists.txt package.xml setup.cfg tools/write_launchers.py msg/*.msg
-  find pi_vla_ros launch config -type f -not -name '*.pyc' | sort
+  find pi_vla_ros launch config -type f -not -name '*.pyc' -not -path '*/.*' | sort
 }
 
 main
