@@ -357,6 +357,8 @@ def main() -> None:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+    for number in (signal.SIGINT, signal.SIGTERM):  # launch repeats Ctrl-C; it must not cut the exit short
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(1 if node.failed else 0)
 
 

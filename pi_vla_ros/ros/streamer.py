@@ -20,6 +20,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray
 
 from pi_vla_ros.control.board import TrajectoryBoard
@@ -32,9 +33,10 @@ from pi_vla_ros.ros.qos import COMMANDS
 
 def main() -> None:
     arguments = _arguments()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us, braked
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent ends us, braked
+        signal.signal(number, signal.SIG_IGN)
     use_shared_memory_profile()
-    rclpy.init(args=[])
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(
         arguments.name,
         start_parameter_services=False,
