@@ -1,0 +1,100 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The captured-graph engine on a GPU against the PyTorch reference on the CPU; skipped where there is no GPU."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pi_vla_ros.engine import DeviceConfig, Engine, EngineArgs, EngineConfig, PI0Args, PI0Request, PI05Args, PI05Request
+from pi_vla_ros.engine import RuntimeConfig
+from pi_vla_ros.model.geometry import tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU"),
+]
+ARGS = {"pi05": PI05Args, "pi0": PI0Args}
+
+
+@pytest.fixture(autouse=True)
+def full_fp32():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def engine(model, target, graph=True, dtype=torch.float32):
+    args = ARGS[model](random_geometry=tiny(model, chunk=7, prompt_len=40), max_batch_size=3, seed=3)
+    if target == "cuda":  # the random weights of the CPU engine: a generator's numbers differ between devices
+        config = EngineConfig(DeviceConfig("cuda", params_dtype=dtype), RuntimeConfig(use_cuda_graph=graph))
+        return Engine(EngineArgs(model, args, config))
+    return Engine(EngineArgs(model, args))
+
+
+def same_weights(source, target):
+    state = {name: value.to(dict(target.named_parameters())[name].dtype) for name, value in source.state_dict().items()}
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            parameter.copy_(state[name])
+
+
+def request(model, batch, seed):
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 41, (batch,), generator=g)
+    fields = {
+        "pixel_values": torch.rand(batch, 3, 3, 56, 56, generator=g) * 2 - 1,
+        "input_ids": torch.randint(5, 500, (batch, 40), generator=g),
+        "lang_lens": lengths,
+        "noise": torch.randn(batch, 7, 32, generator=g),
+        "camera_mask": torch.tensor([[True, seed % 2 == 0, seed % 3 > 0]] * batch),
+    }
+    if model == "pi0":
+        fields["state"] = torch.randn(batch, 32, generator=g)
+    return (PI0Request if model == "pi0" else PI05Request)(**fields)
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_fp32_equals_the_cpu_reference(model, graph):
+    """Prompt lengths, masks and batch sizes change from call to call; the captured graphs follow."""
+    with engine(model, "cpu") as cpu, engine(model, "cuda", graph) as gpu:
+        same_weights(cpu._runner._model, gpu._runner._model)
+        for seed in range(12):
+            r = request(model, 1 + seed % 3, seed)
+            torch.testing.assert_close(gpu.step(r), cpu.step(r), atol=5e-5, rtol=0)
+        assert set(gpu.stage_ms) == {"vision", "prefix", "expert", "copies"}
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_bf16_is_near(model):
+    with engine(model, "cpu") as cpu, engine(model, "cuda", dtype=torch.bfloat16) as gpu:
+        same_weights(cpu._runner._model, gpu._runner._model)
+        for seed in range(4):
+            r = request(model, 3, seed)
+            a, b = cpu.step(r), gpu.step(r)
+            assert (a - b).norm() / a.norm() < 5e-2
+
+
+def test_replays_are_bit_identical_and_calls_do_not_disturb_each_other():
+    with engine("pi05", "cuda") as gpu:
+        r = request("pi05", 2, 0)
+        first = gpu.step(r)
+        for seed in range(1, 8):
+            gpu.step(request("pi05", 1 + seed % 3, seed))
+            assert torch.equal(gpu.step(r), first)
+
+
+def test_single_robots_equal_the_batch():
+    with engine("pi05", "cuda") as gpu:
+        r = request("pi05", 3, 4)
+        together = gpu.step(r)
+        for row in range(3):
+            picked = {
+                f.name: v[[row]] if isinstance(v := getattr(r, f.name), torch.Tensor) else v
+                for f in dataclasses.fields(r)
+            }
+            torch.testing.assert_close(gpu.step(PI05Request(**picked))[0], together[row], atol=5e-5, rtol=0)
