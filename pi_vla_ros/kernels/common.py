@@ -6,9 +6,9 @@ Launch chaining (programmatic dependent launch, sm_90 and later): every kernel l
 waits for its predecessor before it touches anything that a kernel wrote. *Every* kernel of a chain must wait: the
 wait covers the direct predecessor only, and the ones before it through it.
 
-Row statistics: a kernel that writes the residual stream also writes, per tile of columns, each row's Σx and Σx².
-The next matrix product adds these few numbers up and applies the norm to its *result*, so a norm is never a pass
-over memory of its own:  norm(x) @ Wᵀ = rstd · (x @ Wᵀ − mean · ΣW).
+Row sums: a kernel that writes the residual stream also writes, per tile of columns, each row's Σx². The next matrix
+product adds these few numbers up and applies the RMSNorm to its *result*, so a norm is never a pass over memory of its
+own: norm(x) @ Wᵀ = (x @ Wᵀ) / rms(x).
 """
 
 from __future__ import annotations

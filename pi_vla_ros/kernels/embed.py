@@ -43,7 +43,7 @@ def patches(images: Tensor, out: Tensor, patch: int, *, pdl: bool) -> None:
 
 @triton.jit
 def text_kernel(
-    tokens, table, out, sums, L, token_stride, rows_per_robot, first_row, factor, parts_stride, rows_stride,
+    tokens, table, out, sums, L, token_stride, rows_per_robot, first_row, factor, rows_stride,
     W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     chain(PDL)
@@ -55,16 +55,15 @@ def text_kernel(
     tl.store(out + row * W + w, y.to(out.dtype.element_ty), mask=w < W)
     part = tl.arange(0, PARTS_POW2)
     square = tl.where(part == 0, tl.sum(y * y), 0.0)
-    tl.store(sums + parts_stride + part * rows_stride + row, square, mask=part < PARTS)
+    tl.store(sums + part * rows_stride + row, square, mask=part < PARTS)
 
 
 def text(tokens: Tensor, count: int, table: Tensor, out: Tensor, rows_per_robot: int, first_row: int, stats: Stats,
          *, pdl: bool) -> None:  # fmt: skip
     """The first `count` of tokens [B, ≥ count] -> rows of `out` from first_row on in every robot's share of rows."""
     b, width = len(tokens), table.shape[1]
-    _, parts_max, rows_max = stats.buffer.shape
     text_kernel[(b * count,)](
         tokens, table, out, stats.buffer, count, tokens.stride(0), rows_per_robot, first_row, width**0.5,
-        parts_max * rows_max, rows_max, width, triton.next_power_of_2(width), stats.parts,
+        stats.buffer.shape[1], width, triton.next_power_of_2(width), stats.parts,
         triton.next_power_of_2(stats.parts), pdl, num_warps=4, launch_pdl=pdl,
     )  # fmt: skip

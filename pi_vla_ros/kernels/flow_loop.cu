@@ -71,8 +71,8 @@ __device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
   while ((int)(v - target) < 0);
 }
 // All consumers: what they wrote is there for whoever sees the counter.
-__device__ __forceinline__ void publish(u32 *counter) {
-  proxy_fence();
+__device__ __forceinline__ void publish(u32 *counter, bool for_copies = true) {
+  if (for_copies) proxy_fence();  // readers that use the copy engine need it
   consumers_sync();
   if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
@@ -103,6 +103,12 @@ __device__ __forceinline__ void mma64_regs(float (&d)[32], const u32 (&a)[4], u6
                : F4(0), F4(4), F4(8), F4(12), F4(16), F4(20), F4(24), F4(28)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
+__device__ __forceinline__ void mma32(float (&d)[16], u64 a, u64 b, int add) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, p, 1, 1, 0, 0; }"
+               : F4(0), F4(4), F4(8), F4(12) : "l"(a), "l"(b), "r"(add));
+}
 __device__ __forceinline__ void mma24(float (&d)[12], u64 a, u64 b, int add) {
   asm volatile("{ .reg .pred p; setp.ne.b32 p, %14, 0;\n"
                "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, "
@@ -120,7 +126,7 @@ __device__ __forceinline__ float upper(u32 v) { return __uint_as_float(v & 0xfff
 __device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ __forceinline__ float gelu_tanh(float x) {
   float z = 1.5957691216057308f * x * (1.f + 0.044715f * x * x);
-  return x / (1.f + exp2_fast(-1.4426950408889634f * z));
+  return __fdividef(x, 1.f + exp2_fast(-1.4426950408889634f * z));
 }
 __device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 // Byte of (row, 16-byte chunk) in a tile of 128-byte rows.
@@ -134,7 +140,7 @@ struct Ring {  // where a warp is in the endless stream of slots
   __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
 };
 
-extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *params) {
+extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *params) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   char *a_tile = base;                 // activations of the phase; once they are used, partial results
@@ -146,12 +152,11 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
   u64 *bars = (u64 *)(&p + 1);            // full[RING], empty[RING], a_full[4], a_empty
   const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
-  for (int i = tid; i < (int)(sizeof(Params) / 4); i += 320) ((u32 *)&p)[i] = ((const u32 *)params)[i];
+  for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   __syncthreads();
   const int piece = cta >> 4, column = cta & 15;  // of the inner axis and of the 64-column tiles; head and its split
   const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
-  const int start = uniform(p.lengths[0]), total = start + T;
-  const int rounds = (total + 64 * SPLITS - 1) / (64 * SPLITS);
+  const int start = uniform(p.lengths[0]), total = start + T, chunks = (total + 63) / 64;
   u32 *const count = p.counters;
 #define COUNTER(i) (count + (i) * 32)
 
@@ -163,8 +168,10 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
   }
   __syncthreads();
 
+  if (warp >= 8) {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
   if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
-    if (lane) return;
+    if (lane == 0) {
     Ring r;
     auto put = [&](const char *from, u32 bytes) {
       bar_wait(empty + 8 * r.slot, r.parity ^ 1);
@@ -178,9 +185,7 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         const char *w = p.weights + ((long long)layer * CTAS + cta) * LAYER_BYTES;
         if (cta < QKV_CTAS) for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
         w += 8 * QKV_SLOT;
-        for (int round = 0; round < rounds; round++) {
-          int chunk = round * SPLITS + column;
-          if (chunk * 64 >= total) break;
+        for (int chunk = column; chunk * 64 < total; chunk += SPLITS) {
           if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
             wait_for(COUNTER(C_QKV), QKV_CTAS * (L + 1));
             proxy_fence();
@@ -192,11 +197,11 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         for (int i = 0; i < 28; i++) put(w + i * SLOT, SLOT);
       }
     }
-    return;
+    }
   }
 
   if (warp == 9) {  // ---- activations: wait until their writers are done, then copy
-    if (lane) return;
+    if (lane == 0) {
     u32 parity = 0;
     auto load = [&](const u32 *counter, u32 target, const char *from, int blocks) {
       wait_for(counter, target);
@@ -225,9 +230,11 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         load(COUNTER(C_ACT + piece), 16 * (L + 1), p.act + piece * 8 * BLOCK, 8);
       }
     }
-    return;
+    }
   }
 
+  } else {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
   // ---- consumers: two warpgroups that share every product, tile by tile in turn
   const int group = uniform(warp >> 2);
   const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on
@@ -255,59 +262,54 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
     bar_wait(full + 8 * own.slot, own.parity);
     return own.slot;
   };
-  // d = A[:, 64 · tiles] @ tilesᵀ, this warpgroup's share; `per_quarter` tiles of A arrive together
-  auto product64 = [&](float (&d)[32], int tiles, int per_quarter) {
+  // d = A[:, 64 · tiles] @ tilesᵀ, this warpgroup's half of the columns; `per_quarter` tiles of A arrive together.
+  auto product = [&](float (&d)[16], int tiles, int per_quarter) {
     int before = -1;
-    mma_begin();
-    for (int i = group; i < tiles; i += 2) {
+    for (int i = 0; i < tiles; i++, r.next()) {
       bar_wait(a_full + 8 * (i / per_quarter), a_parity);
-      const int slot = next_own();
-      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + slot * SLOT);
+      bar_wait(full + 8 * r.slot, r.parity);
+      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * (SLOT / 2));
+      mma_begin();
 #pragma unroll
-      for (int k = 0; k < 4; k++) mma64(d, a + 2 * k, b + 2 * k, (i >> 1) | k);
+      for (int k = 0; k < 4; k++) mma32(d, a + 2 * k, b + 2 * k, i | k);
       mma_commit();
       if (before >= 0) { mma_wait<1>(); release(before); }
-      before = slot;
+      before = r.slot;
     }
     mma_wait<0>();
     release(before);
-  };
-  auto store64 = [&](const float (&d)[32]) {
-    consumers_sync();  // both warpgroups are done with the activations
-    float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
-#pragma unroll
-    for (int t = 0; t < 8; t++) {
-      *(float2 *)(to + t * 8) = make_float2(d[4 * t], d[4 * t + 1]);
-      *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
-    }
-    consumers_sync();
-  };
-  auto both = [&](int row, int col) {
-    float4 a = *(float4 *)(R + row * R_STRIDE + col), b = *(float4 *)(R + (64 + row) * R_STRIDE + col);
-    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+    a_done();
   };
   // 1 / root mean square of every row, from the 128 programs' sums of squares
-  auto row_scales = [&] {
+  // Asked for when the activations are there, used behind the product: the trip to the L2 cache costs nothing.
+  auto row_squares = [&](float4 (&v)[8]) {
+    bar_wait(a_full, a_parity);
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = load4(p.ss + (warp * 8 + i) * 128 + lane * 4);
+  };
+  auto row_scales = [&](const float4 (&v)[8]) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-      int row = warp * 8 + i;
-      if (row >= T) break;
-      float4 v = load4(p.ss + row * 128 + lane * 4);
-      float s = v.x + v.y + v.z + v.w;
+      float s = v[i].x + v[i].y + v[i].z + v[i].w;
+#pragma unroll
       for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
-      if (lane == 0) rs[row] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
+      if (lane == 0) rs[warp * 8 + i] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
     }
   };
   // The end of a sub-block: this program's 64 × 64 partial result out, the group's 8 partial results of its own
   // columns in, residual, input of the next norm and its sums of squares out.
-  auto end_block = [&](float *parts, u32 *counter, u32 target, const float *gate, const float *scale, u32 *done) {
-    int row = tid >> 2, col = (tid & 3) * 16;
-    if (row < T)
+  auto end_block = [&](const float (&d)[16], float *parts, u32 *counter, u32 target, const float *gate,
+                       const float *scale, u32 *done) {
+    float4 g = {1, 1, 1, 1}, s = {0, 0, 0, 0};  // asked for early
+    if (gate) { g = load4(gate + x_col); s = load4(scale + x_col); }
+    float *to = parts + ((column * 8 + piece) * 64 + acc_row) * 64 + group * 32 + acc_col;
 #pragma unroll
-      for (int i = 0; i < 4; i++)
-        *(float4 *)(parts + ((column * 8 + piece) * 64 + row) * 64 + col + 4 * i) = both(row, col + 4 * i);
-    publish(counter);
-    a_done();
+    for (int half = 0; half < 2; half++)
+      if (acc_row + 8 * half < T)
+#pragma unroll
+        for (int t = 0; t < 4; t++)
+          *(float2 *)(to + half * 8 * 64 + t * 8) = make_float2(d[4 * t + 2 * half], d[4 * t + 2 * half + 1]);
+    publish(counter, false);
     consumers_wait(counter, target);
     if (owner) {
       float4 sum = {0, 0, 0, 0}, v[8];
@@ -315,13 +317,7 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
       for (int i = 0; i < 8; i++) v[i] = load4(parts + ((column * 8 + i) * 64 + x_row) * 64 + piece * 8 + x_half * 4);
 #pragma unroll
       for (int i = 0; i < 8; i++) { sum.x += v[i].x; sum.y += v[i].y; sum.z += v[i].z; sum.w += v[i].w; }
-      float4 s = {0, 0, 0, 0};
-      if (gate) {
-        float4 g = load4(gate + x_col);
-        s = load4(scale + x_col);
-        sum.x *= g.x; sum.y *= g.y; sum.z *= g.z; sum.w *= g.w;
-      }
-      x.x += sum.x; x.y += sum.y; x.z += sum.z; x.w += sum.w;
+      x.x += sum.x * g.x; x.y += sum.y * g.y; x.z += sum.z * g.z; x.w += sum.w * g.w;
       uint2 out = {pack(x.x * (1.f + s.x), x.y * (1.f + s.y)), pack(x.z * (1.f + s.z), x.w * (1.f + s.w))};
       *(uint2 *)(p.h + column * BLOCK + at(x_row, piece) + x_half * 8) = out;
       float square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
@@ -345,15 +341,17 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         if (lane == 0) small[0] = rsqrtf(sum * (1.f / WIDTH) + 1e-6f);
       }
       consumers_sync();
-#pragma unroll
+#pragma unroll 2
       for (int i = 0; i < 4; i++) {
-        int a = warp * 4 + i;
-        const float *w = p.leave_w + ((step - 1) * 32 + a) * WIDTH;
+        const int a = warp * 4 + i;
+        const float *w = p.leave_w + ((step - 1) * 32 + a) * WIDTH + lane * 4;
         float sum = 0;
-        for (int c = lane * 4; c < WIDTH; c += 128) {
-          float4 m = __ldg((const float4 *)(w + c)), n = *(float4 *)(R + c);
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+          const float4 m = __ldg((const float4 *)(w + c * 128)), n = *(float4 *)(R + lane * 4 + c * 128);
           sum += m.x * n.x + m.y * n.y + m.z * n.z + m.w * n.w;
         }
+#pragma unroll
         for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
         if (lane == 0) moved[a] += sum * small[0] + p.leave_b[(step - 1) * 32 + a];
       }
@@ -364,6 +362,7 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
       return;
     }
     float4 y = __ldg((const float4 *)(p.enter_b + step * WIDTH + tid * 4));
+#pragma unroll 16
     for (int a = 0; a < 32; a++) {
       float4 w = __ldg((const float4 *)(p.enter_w + a * WIDTH + tid * 4));
       float m = moved[a];
@@ -397,11 +396,10 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
   for (int step = 0, L = 0; step < steps; step++) {
     if (cta < actions) turn(step);
     if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
-      float d[32];
-      product64(d, 2, 1);
-      store64(d);
+      float d[16];
+      product(d, 2, 1);
       if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(p.opart, COUNTER(C_MP + column), 8 * (step + 1), nullptr, nullptr, COUNTER(C_ENTER));
+      end_block(d, p.opart, COUNTER(C_MP + column), 8 * (step + 1), nullptr, nullptr, COUNTER(C_ENTER));
     }
     for (int layer = 0; layer < LAYERS; layer++, L++) {
       const long long here = (long long)step * LAYERS + layer;
@@ -411,10 +409,20 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
       if (cta < QKV_CTAS) {  // ---- queries, keys, values of 24 packed rows
         float d[12];
         int before = -1;
-        mma_begin();
+        const int row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
+        float2 shift[3], turned[3];  // and cosine, sine of the rotation
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+          const int col = first + 2 * i, pair = key * 128 + ((col & 255) >> 1);
+          shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
+          turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
+        }
+        float4 squares[8];
+        row_squares(squares);
         for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
           bar_wait(a_full + 8 * (i >> 1), a_parity);
           const int slot = next_own();
+          mma_begin();
 #pragma unroll
           for (int k = 0; k < 8; k++) {
             const u64 a = tile_at(a_at + (2 * i + (k >> 2)) * BLOCK) + 2 * (k & 3);
@@ -427,7 +435,7 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         }
         mma_wait<0>();
         release(before);
-        row_scales();
+        row_scales(squares);
         consumers_sync();
         float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
 #pragma unroll
@@ -436,27 +444,22 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
           *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
         }
         consumers_sync();
-        const int row = tid >> 2;
         if (row < T) {
-          const int key = start + row, place = key & 63;
+          const int place = key & 63;
           const long long own = (layer * p.chunks + (key >> 6)) * CHUNK;
 #pragma unroll
           for (int i = 0; i < 3; i++) {
-            const int c = (tid & 3) * 6 + 2 * i, col = cta * QKV_ROWS + c;
+            const int c = (tid & 3) * 6 + 2 * i, col = first + 2 * i;
             if (col >= 2560) break;
             float2 u = *(float2 *)(R + row * R_STRIDE + c), w = *(float2 *)(R + (64 + row) * R_STRIDE + c);
-            float y1 = (u.x + w.x) * rs[row], y2 = (u.y + w.y) * rs[row];
-            if (!STATE) {
-              float2 s = __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
-              y1 += s.x; y2 += s.y;
-            }
+            const float y1 = (u.x + w.x) * rs[row] + shift[i].x, y2 = (u.y + w.y) * rs[row] + shift[i].y;
             const int d0 = col & 255;
             if (col < 2304) {  // queries and keys turn; a pair of the rotation stands side by side
-              const float cs = __ldg(p.cos + key * 128 + (d0 >> 1)), sn = __ldg(p.sin + key * 128 + (d0 >> 1));
-              const u32 turned = pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn);
+              const float cs = turned[i].x, sn = turned[i].y;
+              const u32 out = pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn);
               const int block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
-              if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = turned;
-              else *(u32 *)(p.keys + own + block * SLOT + at(place, chunk) + rest) = turned;
+              if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
+              else *(u32 *)(p.keys + own + block * SLOT + at(place, chunk) + rest) = out;
             } else {  // values are kept transposed: the second product of attention runs over keys
               const u32 both_ = pack(y1, y2);
               *(unsigned short *)(p.values + own + at(d0, place >> 3) + (place & 7) * 2) = (unsigned short)both_;
@@ -468,115 +471,112 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
         a_done();
       }
 
-      {  // ---- attention of one head (piece) over every 16th chunk of 64 keys; both warpgroups form all scores, each
+      {  // ---- attention of one head (piece) to every 16th chunk of 64 keys; both warpgroups form all scores, then each
          //      half of the answer's columns
-        float o[2][32], most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-#pragma unroll
-        for (int i = 0; i < 32; i++) o[0][i] = o[1][i] = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);
-        for (int round = 0; round < rounds; round++) {
-          const int first = (round * SPLITS + column) * 64;
-          if (first >= total) break;
+        for (int chunk = column; chunk < chunks; chunk += SPLITS) {
           float s[32];
-          mma_begin();
-          const int slot0 = r.slot;
+          int slots[4];
 #pragma unroll
           for (int i = 0; i < 4; i++, r.next()) {
+            slots[i] = r.slot;
             bar_wait(full + 8 * r.slot, r.parity);
-            u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+            const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+            mma_begin();
 #pragma unroll
             for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
           }
           mma_commit();
           mma_wait<0>();
 #pragma unroll
-          for (int i = 0; i < 4; i++) release((slot0 + i) % RING);
+          for (int i = 0; i < 4; i++) release(slots[i]);
           u32 prob[16];
 #pragma unroll
           for (int half = 0; half < 2; half++) {  // accumulator rows acc_row and acc_row + 8
-            const int last = STATE && acc_row + 8 * half == 0 ? start : total - 1;  // the state does not see the actions
-            float top = most[half];
+            const int row = acc_row + 8 * half;
+            const int last = (STATE && row == 0 ? start : total - 1) - chunk * 64 - acc_col;  // state: not the actions
+            float top = -INFINITY, sum = 0;
 #pragma unroll
             for (int t = 0; t < 8; t++)
 #pragma unroll
               for (int e = 0; e < 2; e++) {
                 float &v = s[4 * t + 2 * half + e];
-                v = first + t * 8 + acc_col + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
+                v = t * 8 + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
                 top = fmaxf(top, v);
               }
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
             top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-            const float safe = top == -INFINITY ? 0.f : top, shrink = exp2_fast(most[half] - safe);
-            most[half] = top;
-            float part = 0;
+            const float safe = top == -INFINITY ? 0.f : top;
 #pragma unroll
             for (int t = 0; t < 8; t++) {
-              float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
-              part += e0 + e1;
+              const float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
+              sum += e0 + e1;
               prob[2 * t + half] = pack(e0, e1);
             }
-            part += __shfl_xor_sync(~0u, part, 1);
-            part += __shfl_xor_sync(~0u, part, 2);
-            sum[half] = sum[half] * shrink + part;
-#pragma unroll
-            for (int t = 0; t < 8; t++)
-#pragma unroll
-              for (int j = 0; j < 2; j++) { o[j][4 * t + 2 * half] *= shrink; o[j][4 * t + 2 * half + 1] *= shrink; }
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            if (group == 0 && (lane & 3) == 0)
+              *(float2 *)(p.ml + ((piece * p.chunks + chunk) * 64 + row) * 2) = make_float2(top, sum);
           }
-          int values[4];
 #pragma unroll
           for (int i = 0; i < 4; i++, r.next()) {
             bar_wait(full + 8 * r.slot, r.parity);
-            values[i] = r.slot;
+            slots[i] = r.slot;
           }
-          mma_begin();
 #pragma unroll
           for (int j = 0; j < 2; j++) {
-            const u64 b = tile_at(ring_at + (group ? values[2 + j] : values[j]) * SLOT);
+            float o[32];
+            const u64 b = tile_at(ring_at + (group ? slots[2 + j] : slots[j]) * SLOT);
+            mma_begin();
 #pragma unroll
             for (int k = 0; k < 4; k++) {
               const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-              mma64_regs(o[j], a, b + 2 * k, 1);
+              mma64_regs(o, a, b + 2 * k, k);
             }
-          }
-          mma_commit();
-          mma_wait<0>();
+            mma_commit();
+            mma_wait<0>();
+            float *to = p.part + ((piece * p.chunks + chunk) * 64 + acc_row) * 256 + group * 128 + j * 64 + acc_col;
 #pragma unroll
-          for (int i = 0; i < 4; i++) release(values[i]);
+            for (int half = 0; half < 2; half++)
+              if (acc_row + 8 * half < T)
+#pragma unroll
+                for (int t = 0; t < 8; t++)
+                  *(float2 *)(to + half * 8 * 256 + t * 8) = make_float2(o[4 * t + 2 * half], o[4 * t + 2 * half + 1]);
+          }
+#pragma unroll
+          for (int i = 0; i < 4; i++) release(slots[i]);
         }
         a_done();
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int row = acc_row + 8 * half;
-          if (row >= T) continue;
-          float *to = p.part + ((long long)cta * 64 + row) * 256 + group * 128 + acc_col;
-#pragma unroll
-          for (int j = 0; j < 2; j++)
-#pragma unroll
-            for (int t = 0; t < 8; t++)
-              *(float2 *)(to + j * 64 + t * 8) = make_float2(o[j][4 * t + 2 * half], o[j][4 * t + 2 * half + 1]);
-          if (group == 0 && (lane & 3) == 0) *(float2 *)(p.ml + (cta * 64 + row) * 2) = make_float2(most[half], sum[half]);
-        }
-        publish(COUNTER(C_PART + piece));
+        publish(COUNTER(C_PART + piece), false);
         consumers_wait(COUNTER(C_PART + piece), SPLITS * (L + 1));
         const int row = tid >> 2, col = column * 16 + (tid & 3) * 4;
-        if (row < T) {  // 16 of the head's columns: join the 16 splits
-          float2 ml[SPLITS];
-          float4 v[SPLITS], y = {0, 0, 0, 0};
-#pragma unroll
-          for (int i = 0; i < SPLITS; i++) {
-            ml[i] = __ldcg((const float2 *)(p.ml + ((piece * SPLITS + i) * 64 + row) * 2));
-            v[i] = load4(p.part + ((long long)(piece * SPLITS + i) * 64 + row) * 256 + col);
-          }
+        if (row < T) {  // 16 of the head's columns: join the chunks' answers
+          const float2 *ml = (const float2 *)p.ml + piece * p.chunks * 64 + row;
+          const float *part = p.part + (piece * p.chunks * 64 + row) * 256 + col;
           float top = -INFINITY, norm = 0;
+          float4 y = {0, 0, 0, 0};
+          for (int first = 0; first < chunks; first += SPLITS) {
+            float2 m[SPLITS];
+            float4 v[SPLITS];
+            float above = top;
 #pragma unroll
-          for (int i = 0; i < SPLITS; i++) top = fmaxf(top, ml[i].x);
+            for (int i = 0; i < SPLITS; i++) {
+              const bool some = first + i < chunks;
+              m[i] = some ? __ldcg(ml + (first + i) * 64) : make_float2(-INFINITY, 0);
+              v[i] = some ? load4(part + (first + i) * 64 * 256) : make_float4(0, 0, 0, 0);
+            }
 #pragma unroll
-          for (int i = 0; i < SPLITS; i++) {
-            const float w = exp2_fast(ml[i].x - top);
-            norm += w * ml[i].y;
-            y.x += w * v[i].x; y.y += w * v[i].y; y.z += w * v[i].z; y.w += w * v[i].w;
+            for (int i = 0; i < SPLITS; i++) above = fmaxf(above, m[i].x);
+            const float shrink = exp2_fast(top - above);
+            top = above;
+            norm *= shrink; y.x *= shrink; y.y *= shrink; y.z *= shrink; y.w *= shrink;
+#pragma unroll
+            for (int i = 0; i < SPLITS; i++) {
+              const float w = exp2_fast(m[i].x - top);
+              norm += w * m[i].y;
+              y.x += w * v[i].x; y.y += w * v[i].y; y.z += w * v[i].z; y.w += w * v[i].w;
+            }
           }
           norm = 1.f / norm;
           *(uint2 *)(p.att + (piece * 4 + (column >> 2)) * BLOCK + at(row, (column & 3) * 2 + ((tid & 3) >> 1)) + (tid & 1) * 8) =
@@ -586,44 +586,51 @@ extern "C" __global__ void __launch_bounds__(320, 1) flow_loop(const Params *par
       }
 
       {  // ---- output projection: 64 columns, one head deep
-        float d[32];
-        product64(d, 4, 1);
-        store64(d);
+        float d[16];
+        product(d, 4, 1);
         if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
-        end_block(p.opart, COUNTER(C_OP + column), 8 * (L + 1), gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O));
+        end_block(d, p.opart, COUNTER(C_OP + column), 8 * (L + 1), gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O));
       }
 
-      {  // ---- gate and up: 64 packed rows make 32 columns
-        float d[32];
-        product64(d, 16, 4);
-        row_scales();
-        store64(d);
-        const int row = tid >> 2, col = (tid & 3) * 16;
-        if (row < T) {
-          u32 out[4];
+      {  // ---- gate and up: 64 packed rows make 32 columns, 4 neighbours of a row in one thread
+        float d[16];
+        float4 shift[2], squares[8];
+        const int col = cta * 32 + group * 16 + (lane & 3) * 4;
+        if (!STATE)
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
-            float4 v = both(row, col + 4 * i), s = {0, 0, 0, 0};
-            if (!STATE) s = __ldg((const float4 *)(p.shift_up + here * 8192 + cta * 64 + col + 4 * i));
-            const float k = rs[row];
-            out[i] = pack(gelu_tanh(v.x * k + s.x) * (v.y * k + s.y), gelu_tanh(v.z * k + s.z) * (v.w * k + s.w));
+          for (int i = 0; i < 2; i++) shift[i] = __ldg((const float4 *)(p.shift_up + here * 8192 + col * 2) + i);
+        row_squares(squares);
+        product(d, 16, 4);
+        row_scales(squares);
+        consumers_sync();
+        const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const int row = acc_row + 8 * half;
+          if (row >= T) continue;
+          float y[4];
+#pragma unroll
+          for (int t = 0; t < 4; t++) {
+            float gate = d[4 * t + 2 * half] * rs[row], up = d[4 * t + 2 * half + 1] * rs[row];
+            if (!STATE) { gate += s[2 * t]; up += s[2 * t + 1]; }
+            y[t] = gelu_tanh(gate) * up;
           }
-          *(uint4 *)(p.act + (cta >> 1) * BLOCK + at(row, (cta & 1) * 4 + (tid & 3))) = make_uint4(out[0], out[1], out[2], out[3]);
+          *(uint2 *)(p.act + (col >> 6) * BLOCK + at(row, (col & 63) >> 3) + (col & 4) * 2) =
+              make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
         }
         publish(COUNTER(C_ACT + piece));
-        a_done();
       }
 
       {  // ---- down: 64 columns, an eighth of the inner axis
-        float d[32];
-        product64(d, 8, 2);
-        store64(d);
+        float d[16];
+        product(d, 8, 2);
         // the scale of the next layer's first norm; behind the last layer there is a plain copy
         const float *next = STATE ? nullptr : scale + 2 * WIDTH;
         if (layer == LAYERS - 1) next = p.scale + (long long)steps * LAYERS * 2 * WIDTH;
-        end_block(p.dpart, COUNTER(C_DP + column), 8 * (L + 1), STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN));
+        end_block(d, p.dpart, COUNTER(C_DP + column), 8 * (L + 1), STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN));
       }
     }
   }
   if (cta < actions) turn(steps);
+  }
 }

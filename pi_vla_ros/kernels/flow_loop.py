@@ -57,6 +57,8 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     qkv = torch.cat([qkv, qkv.new_zeros(rows - len(qkv), qkv.shape[1])])
     first = tiles(qkv, QKV_ROWS).flatten(1)
     first = torch.cat([first, first.new_zeros(CTAS - QKV_CTAS, first.shape[1])])
+    # a thread of the tensor core's result holds rows 2q, 2q + 1 of every 8: let these be gate and up of 4 neighbours
+    up = up.unflatten(0, (-1, 4, 4, 2)).transpose(1, 2).flatten(0, 3)
     return torch.cat([first, by_program(tiles(out, 64), 8), tiles(up, 64).flatten(1), by_program(tiles(down, 64), 8)], 1)
 
 
@@ -117,7 +119,7 @@ class FlowLoop:
             none if mix is None else by_program(tiles(mix.to(torch.bfloat16), 64), 8).contiguous(),
             self._key_chunks, self._value_chunks,
             *(torch.zeros(n * block, **bf16) for n in (16, 32, 32, 64, 16)),  # h, q, att, act, mixed
-            torch.zeros(CTAS, 64, 256, **f32), torch.zeros(CTAS, 64, 2, **f32),  # part, ml
+            torch.zeros(8 * self._chunks, 64, 256, **f32), torch.zeros(8 * self._chunks, 64, 2, **f32),  # part, ml
             torch.zeros(CTAS, 64, 64, **f32), torch.zeros(CTAS, 64, 64, **f32),  # opart, dpart
             torch.zeros(64, CTAS, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
             self._x_t, shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
@@ -135,5 +137,5 @@ class FlowLoop:
         self._x_t[: len(x_t)].copy_(x_t)
         self._lengths.copy_(lengths[:1])
         self._counters.zero_()
-        self._kernel(grid=(CTAS, 1, 1), block=(320, 1, 1), args=[self._params], shared_mem=SHARED)
+        self._kernel(grid=(CTAS, 1, 1), block=(384, 1, 1), args=[self._params], shared_mem=SHARED)
         x_t.copy_(self._x_t[: len(x_t)])

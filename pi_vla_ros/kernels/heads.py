@@ -23,7 +23,7 @@ from pi_vla_ros.kernels.linear import Stats
 @triton.jit
 def turn_kernel(
     x, x_t, velocity_w, velocity_b, action_w, action_b, scale, rows_x, rows_h, sums,
-    T, parts_stride, rows_stride,
+    T, rows_stride,
     STATE: tl.constexpr, W: tl.constexpr, WP: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, BW: tl.constexpr,
     LEAVE: tl.constexpr, ENTER: tl.constexpr, ADAPTIVE: tl.constexpr, SILU: tl.constexpr,
     PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, PDL: tl.constexpr,
@@ -60,7 +60,7 @@ def turn_kernel(
         if ADAPTIVE:
             part = tl.arange(0, PARTS_POW2)  # the whole sum in the first part
             first_only = tl.where(part == 0, square, 0.0)
-            tl.store(sums + parts_stride + part * rows_stride + row, first_only, mask=part < PARTS)
+            tl.store(sums + part * rows_stride + row, first_only, mask=part < PARTS)
 
 
 def turn(
@@ -77,12 +77,11 @@ def turn(
     a = x_t.shape[1]
     x, out_w, out_b = leave or (None, None, None)
     rows_x, rows_h, in_w, in_b = enter or (None, None, None, None)
-    _, parts_max, rows_max = stats.buffer.shape if stats else (0, 0, 0)
-    parts = stats.parts if stats else 1
+    parts, rows_max = stats.buffer.shape if stats else (1, 0)
     block = min(256, triton.next_power_of_2(width))
     turn_kernel[(len(x_t),)](
         x, x_t, out_w, out_b, in_w, in_b, scale, rows_x, rows_h, stats and stats.buffer,
-        tokens, parts_max * rows_max, rows_max,
+        tokens, rows_max,
         state, width, triton.cdiv(width, block) * block, a, triton.next_power_of_2(a), block,
         leave is not None, enter is not None, scale is not None, silu,
         parts, triton.next_power_of_2(parts), pdl, num_warps=8, launch_pdl=pdl,

@@ -1,17 +1,13 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Matrix product with everything around it fused: norm of the input, bias, activation, residual, statistics.
+"""Matrix product with everything around it fused: norm of the input, bias, GeGLU, residual, row sums.
 
-    def linear_reference(a, w, norm=None, bias=None, act=None, residual=None):
-        if norm == "rms":    y = a @ w.T * rsqrt(mean(a²) + eps)
-        elif norm == "layer": y = (a - mean(a)) * rsqrt(var(a) + eps) @ w.T
-        else:                y = a @ w.T
-        if bias is not None: y = y + bias
-        if act == "gelu":    y = gelu_tanh(y)
-        if act == "geglu":   y = gelu_tanh(y[:, 0::2]) * y[:, 1::2]     # gate and up rows of w alternate
-        return y if residual is None else residual + y
+    def linear_reference(a, w, norm=False, bias=0, geglu=False, residual=0):
+        y = a @ w.T * (rsqrt(mean(a²) + eps) if norm else 1) + bias
+        if geglu: y = gelu_tanh(y[:, 0::2]) * y[:, 1::2]     # gate and up rows of w alternate
+        return residual + y
 
-Norm weights and biases are folded into `w` and `bias` when the weights are packed.
+Norm weights are folded into `w` when the weights are packed.
 """
 
 from __future__ import annotations
@@ -41,11 +37,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Stats:
-    """Per-row sums of a [rows, width] tensor in `parts` partial sums: [2, parts_max, rows_max] fp32 (Σx, Σx²)."""
+    """Σx² of the rows of a [rows, width] tensor in partial sums: [parts, rows] fp32."""
 
     buffer: Tensor
     width: int
-    parts: int
+
+    @property
+    def parts(self) -> int:
+        return len(self.buffer)
 
 
 @triton.jit
@@ -70,27 +69,23 @@ def product(a_desc, w_desc, row, col, k_tiles, BM: tl.constexpr, BN: tl.constexp
 
 
 @triton.jit
-def normalised(acc, sums, rows, cols, weight_sums, parts_stride, rows_stride, N,
-               WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, NORM: tl.constexpr):
+def normalised(acc, sums, rows, rows_stride,
+               WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, NORM: tl.constexpr):  # fmt: skip
     """The norm of the input, applied to the product."""
-    if NORM != "none":
-        square = column_sums(sums + parts_stride, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
-        if NORM == "layer":
-            mean = column_sums(sums, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
-            acc -= mean[:, None] * tl.load(weight_sums + cols, mask=cols < N, other=0.0)[None, :]
-            square = tl.maximum(square - mean * mean, 0.0)
+    if NORM:
+        square = column_sums(sums, rows, rows_stride, PARTS, PARTS_POW2) / WIDTH
         acc *= tl.rsqrt(square + EPS)[:, None]
     return acc
 
 
 @triton.jit
 def linear_kernel(
-    a_desc, w_desc, out, bias, residual, sums_in, weight_sums, sums_out,
-    M, N, K, out_stride, residual_rows, in_stride, in_rows, out_sums_stride, out_rows,
+    a_desc, w_desc, out, bias, residual, sums_in, sums_out,
+    M, N, K, out_stride, residual_rows, in_rows, out_rows,
     image_rows, image_stride, ahead,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr,
-    BIAS: tl.constexpr, ACT: tl.constexpr, RESIDUAL: tl.constexpr, STATS: tl.constexpr, PDL: tl.constexpr,
+    BIAS: tl.constexpr, GEGLU: tl.constexpr, RESIDUAL: tl.constexpr, STATS: tl.constexpr, PDL: tl.constexpr,
     AHEAD: tl.constexpr,
 ):  # fmt: skip
     if AHEAD > 0:
@@ -102,14 +97,12 @@ def linear_kernel(
 
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
-    y = normalised(acc, sums_in, rows, cols, weight_sums, in_stride, in_rows, N, WIDTH, PARTS, PARTS_POW2, NORM)
+    y = normalised(acc, sums_in, rows, in_rows, WIDTH, PARTS, PARTS_POW2, NORM)
     if BIAS:
         y += tl.load(bias + cols, mask=cols < N, other=0.0)[None, :]
-    if ACT == "gelu":
-        y = gelu_tanh(y)
     # row r of the product is row `to` of the output: images are laid out one per `image_rows`, apart by `image_stride`
     to = (rows // image_rows) * image_stride + rows % image_rows
-    if ACT == "geglu":
+    if GEGLU:
         gate, up = tl.split(tl.reshape(y, (BM, BN // 2, 2)))
         half = pn * (BN // 2) + tl.arange(0, BN // 2)
         mask = (rows < M)[:, None] & (half < N // 2)[None, :]
@@ -122,15 +115,12 @@ def linear_kernel(
         tl.store(out + to[:, None] * out_stride + cols[None, :], y.to(out.dtype.element_ty), mask=mask)
         if STATS:
             y = tl.where(mask, y, 0.0)
-            at = sums_out + pn * out_rows + to
-            tl.store(at, tl.sum(y, axis=1), mask=rows < M)
-            tl.store(at + out_sums_stride, tl.sum(y * y, axis=1), mask=rows < M)
+            tl.store(sums_out + pn * out_rows + to, tl.sum(y * y, axis=1), mask=rows < M)
 
 
 def linear(
     a: Tensor, w: Tensor, out: Tensor, tile: Tile, *, pdl: bool,
-    norm: str = "none", stats_in: Stats | None = None, weight_sums: Tensor | None = None,
-    bias: Tensor | None = None, act: str = "none",
+    stats_in: Stats | None = None, bias: Tensor | None = None, geglu: bool = False,
     residual: Tensor | None = None, residual_rows: int = 1 << 30, stats_out: Stats | None = None,
     image_rows: int = 1 << 30, image_stride: int = 0, ahead: Tensor | None = None,
 ) -> None:  # fmt: skip
@@ -139,14 +129,14 @@ def linear(
     `ahead`: weights of a later kernel, to be brought into the L2 cache meanwhile."""
     (m, k), n = a.shape, w.shape[0]
     parts = stats_in.parts if stats_in else 1
-    strides = [s.buffer.stride()[:2] if s else (0, 0) for s in (stats_in, stats_out)]
+    rows_in, rows_out = (s.buffer.shape[1] if s else 0 for s in (stats_in, stats_out))
     linear_kernel[(triton.cdiv(m, tile.bm) * triton.cdiv(n, tile.bn),)](
         TensorDescriptor.from_tensor(a, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
-        out, bias, residual, stats_in and stats_in.buffer, weight_sums, stats_out and stats_out.buffer,
-        m, n, k, out.stride(0), residual_rows, *strides[0], *strides[1], image_rows, image_stride, ahead,
+        out, bias, residual, stats_in and stats_in.buffer, stats_out and stats_out.buffer,
+        m, n, k, out.stride(0), residual_rows, rows_in, rows_out, image_rows, image_stride, ahead,
         tile.bm, tile.bn, tile.bk, 8,
-        norm, stats_in.width if stats_in else 1, parts, triton.next_power_of_2(parts),
-        bias is not None, act, residual is not None, stats_out is not None, pdl,
+        stats_in is not None, stats_in.width if stats_in else 1, parts, triton.next_power_of_2(parts),
+        bias is not None, geglu, residual is not None, stats_out is not None, pdl,
         ahead.nbytes if pdl and ahead is not None else 0,
         num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
     )  # fmt: skip

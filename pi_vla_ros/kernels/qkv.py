@@ -32,7 +32,7 @@ def paired(w: Tensor, head_dim: int) -> Tensor:
 @triton.jit
 def qkv_kernel(
     x_desc, w_desc, bias, sums, cos, sin, start, q, keys, values,
-    M, N, K, T, key_rows, parts_stride, rows_stride, ahead,
+    M, N, K, T, key_rows, rows_stride, ahead,
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr,
     START: tl.constexpr, BIAS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
@@ -44,7 +44,7 @@ def qkv_kernel(
     acc = product(x_desc, w_desc, pm * BM, pn * BN, tl.cdiv(K, BK), BM, BN, BK)
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
-    y = normalised(acc, sums, rows, cols, bias, parts_stride, rows_stride, N, WIDTH, PARTS, PARTS_POW2, "rms")
+    y = normalised(acc, sums, rows, rows_stride, WIDTH, PARTS, PARTS_POW2, True)
     if BIAS:
         y += tl.load(bias + cols, mask=cols < N, other=0.0)[None, :]
 
@@ -52,19 +52,23 @@ def qkv_kernel(
     robot, place = rows // T, rows % T
     if START:
         place += tl.load(start + robot, mask=rows < M, other=0)
-    pair = pn * (BN // 2) + tl.arange(0, BN // 2)
-    turns = ((rows < M)[:, None]) & (pair < (H + 1) * (D // 2))[None, :]  # values are not rotated
-    at = place[:, None] * (D // 2) + (pair % (D // 2))[None, :]
-    c = tl.load(cos + at, mask=turns, other=1.0)
-    s = tl.load(sin + at, mask=turns, other=0.0)
-    y1, y2 = tl.split(tl.reshape(y, (BM, BN // 2, 2)))
-    y = tl.reshape(tl.join(y1 * c - y2 * s, y2 * c + y1 * s), (BM, BN)).to(q.dtype.element_ty)
-
     live = (rows < M)[:, None]
-    tl.store(q + rows[:, None] * (H * D) + cols[None, :], y, mask=live & (cols < H * D)[None, :])
     slot = (robot * key_rows + place)[:, None] * D + (cols % D)[None, :]
-    tl.store(keys + slot, y, mask=live & ((cols >= H * D) & (cols < (H + 1) * D))[None, :])
-    tl.store(values + slot, y, mask=live & ((cols >= (H + 1) * D) & (cols < N))[None, :])
+    if pn * BN < (H + 1) * D:  # some queries or keys; values are not rotated
+        pair = pn * (BN // 2) + tl.arange(0, BN // 2)
+        turns = live & (pair < (H + 1) * (D // 2))[None, :]
+        at = place[:, None] * (D // 2) + (pair % (D // 2))[None, :]
+        c = tl.load(cos + at, mask=turns, other=1.0)
+        s = tl.load(sin + at, mask=turns, other=0.0)
+        y1, y2 = tl.split(tl.reshape(y, (BM, BN // 2, 2)))
+        z = tl.reshape(tl.join(y1 * c - y2 * s, y2 * c + y1 * s), (BM, BN)).to(q.dtype.element_ty)
+        if pn * BN < H * D:
+            tl.store(q + rows[:, None] * (H * D) + cols[None, :], z, mask=live & (cols < H * D)[None, :])
+        if (pn + 1) * BN > H * D:
+            tl.store(keys + slot, z, mask=live & ((cols >= H * D) & (cols < (H + 1) * D))[None, :])
+    if (pn + 1) * BN > (H + 1) * D:
+        z = y.to(q.dtype.element_ty)
+        tl.store(values + slot, z, mask=live & ((cols >= (H + 1) * D) & (cols < N))[None, :])
 
 
 def qkv(
@@ -74,11 +78,10 @@ def qkv(
 ) -> None:  # fmt: skip
     """x [B·tokens, W] -> q [B·tokens, H·D] and rows of keys, values [B, key_rows, D] from `start` [B] (or 0) on."""
     (m, k), n, d = x.shape, w.shape[0], keys.shape[-1]
-    _, parts_max, rows_max = stats.buffer.shape
     qkv_kernel[(triton.cdiv(m, tile.bm) * triton.cdiv(n, tile.bn),)](
         TensorDescriptor.from_tensor(x, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
         bias, stats.buffer, *rope, start, q, keys, values,
-        m, n, k, tokens, keys.shape[-2], parts_max * rows_max, rows_max, ahead,
+        m, n, k, tokens, keys.shape[-2], stats.buffer.shape[1], ahead,
         n // d - 2, d, stats.width, stats.parts, triton.next_power_of_2(stats.parts),
         start is not None, bias is not None,
         tile.bm, tile.bn, tile.bk, 8, pdl, ahead.nbytes if pdl and ahead is not None else 0,

@@ -22,7 +22,7 @@ from pi_vla_ros.kernels.linear import Stats, Tile
 
 
 @triton.jit
-def finish(acc, rows, cols, part, M, N, before, x, h, gate, scale, sums, parts_stride, rows_stride, GATED: tl.constexpr):
+def finish(acc, rows, cols, part, M, N, before, x, h, gate, scale, sums, rows_stride, GATED: tl.constexpr):
     """x = before + acc · gate; h = x · (1 + scale); Σx² of these columns."""
     mask = (rows < M)[:, None] & (cols < N)[None, :]
     at = rows[:, None] * N + cols[None, :]
@@ -30,7 +30,7 @@ def finish(acc, rows, cols, part, M, N, before, x, h, gate, scale, sums, parts_s
         acc *= tl.load(gate + cols, mask=cols < N, other=0.0)[None, :]
     y = tl.load(before + at, mask=mask, other=0.0) + acc
     tl.store(x + at, y, mask=mask)
-    tl.store(sums + parts_stride + part * rows_stride + rows, tl.sum(y * y, axis=1), mask=rows < M)
+    tl.store(sums + part * rows_stride + rows, tl.sum(y * y, axis=1), mask=rows < M)
     if GATED:
         y *= 1.0 + tl.load(scale + cols, mask=cols < N, other=0.0)[None, :]
     tl.store(h + at, y.to(h.dtype.element_ty), mask=mask)
@@ -39,7 +39,7 @@ def finish(acc, rows, cols, part, M, N, before, x, h, gate, scale, sums, parts_s
 @triton.jit
 def residual_kernel(
     a_desc, w_desc, before, x, h, gate, scale, sums, workspace, arrived,
-    M, N, K, parts_stride, rows_stride, ahead,
+    M, N, K, rows_stride, ahead,
     GATED: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
@@ -56,7 +56,7 @@ def residual_kernel(
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
     if SPLIT == 1:
-        finish(acc, rows, cols, pn, M, N, before, x, h, gate, scale, sums, parts_stride, rows_stride, GATED)
+        finish(acc, rows, cols, pn, M, N, before, x, h, gate, scale, sums, rows_stride, GATED)
     else:
         own = pm * tl.num_programs(0) + pn
         at = (own * SPLIT * BM + tl.arange(0, BM)[:, None]) * BN + tl.arange(0, BN)[None, :]
@@ -67,7 +67,7 @@ def residual_kernel(
             for other in tl.static_range(1, SPLIT):
                 total += tl.load(workspace + at + other * (BM * BN), cache_modifier=".cg")
             tl.store(arrived + own, 0)
-            finish(total, rows, cols, pn, M, N, before, x, h, gate, scale, sums, parts_stride, rows_stride, GATED)
+            finish(total, rows, cols, pn, M, N, before, x, h, gate, scale, sums, rows_stride, GATED)
 
 
 def residual(
@@ -77,11 +77,10 @@ def residual(
 ) -> None:  # fmt: skip
     """a [M, K], w [N, K]; x [M, N] fp32 = `before` (x itself if absent) + ...; h [M, N]; `arrived`: int32 zeros, one a tile, left as zeros."""
     (m, k), n = a.shape, w.shape[0]
-    _, parts_max, rows_max = stats.buffer.shape
     residual_kernel[(triton.cdiv(n, tile.bn), triton.cdiv(m, tile.bm), tile.split)](
         TensorDescriptor.from_tensor(a, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
         x if before is None else before, x, h, gate, scale, stats.buffer, workspace, arrived,
-        m, n, k, parts_max * rows_max, rows_max, ahead,
+        m, n, k, stats.buffer.shape[1], ahead,
         gate is not None, tile.split, tile.bm, tile.bn, tile.bk, pdl,
         ahead.nbytes if pdl and ahead is not None else 0,
         num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,

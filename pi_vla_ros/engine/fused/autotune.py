@@ -33,17 +33,11 @@ NARROW = [
 ]  # fmt: skip
 CANDIDATES = {
     "vision": {
-        "vision_qkv": WIDE,
         "vision_attention": [AttentionTile(bm, bk, s, w) for bm, w in ((128, 4), (128, 8), (64, 4))
                              for bk in (64, 128) for s in (2, 3)],
-        "vision_out": NARROW,
-        "vision_fc1": WIDE,
-        "vision_fc2": NARROW,
         "projector": WIDE,
     },
     "prefix": {
-        "prefix_up": [t for t in WIDE if t.bm > 64],
-        "prefix_down": WIDE,
         "prefix_qkv": WIDE + NARROW[:4],
         "prefix_attention": [AttentionTile(bm, bk, s, w) for bm, bk, s, w in (
             (64, 64, 2, 4), (64, 64, 3, 4), (64, 32, 2, 4), (64, 32, 3, 4), (64, 128, 2, 4), (128, 64, 2, 8),
@@ -116,22 +110,33 @@ class Bench:
         for stage in (self.vision, self.prefix, self.expert):
             stage.retune(tune)
 
-    def time(self, stage: str, replays: int = 10) -> float:
-        """Median milliseconds of a captured stage."""
-        self.launch(stage)
+    def capture(self, stage: str) -> torch.cuda.CUDAGraph:
+        self.launch(stage)  # compiles
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.launch(stage)
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
+        return graph
+
+    def time(self, stage: str, replays: int = 20) -> float:
+        """Median milliseconds of a captured stage."""
+        return medians([self.capture(stage)], replays)[0]
+
+
+def medians(graphs: list[torch.cuda.CUDAGraph], replays: int) -> list[float]:
+    """Median milliseconds of each, replayed in turn: clocks drift under load, and drift alike for all."""
+    spent = [[] for _ in graphs]
+    for graph in graphs:
         graph.replay()
-        marks[0].record()
-        for mark in marks[1:]:
+    for _ in range(replays):
+        for graph, times in zip(graphs, spent, strict=True):
+            marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            marks[0].record()
             graph.replay()
-            mark.record()
-        torch.cuda.synchronize()
-        spent = sorted(a.elapsed_time(b) for a, b in zip(marks, marks[1:]))  # noqa: B905
-        return spent[len(spent) // 2]
+            marks[1].record()
+            times.append(marks)
+    torch.cuda.synchronize()
+    return [sorted(a.elapsed_time(b) for a, b in times)[replays // 2] for times in spent]
 
 
 def _shallow(geometry: Geometry) -> Geometry:
@@ -165,26 +170,26 @@ def compile_candidates(geometry: Geometry, start: Tuning, prompt: int, stages, p
         pool.map(_compile, jobs, chunksize=1)
 
 
-def tune(bench: Bench, start: Tuning, stages=tuple(CANDIDATES), say=print) -> Tuning:
-    """Coordinate descent over the candidates of `stages`; returns the best tuning seen."""
-    best = start
+def tune(bench: Bench, start: Tuning, stages=tuple(CANDIDATES), say=print, replays: int = 20) -> Tuning:
+    """Coordinate descent over the candidates of `stages`: each challenger is timed against the champion of the hour."""
+    best, kept = start, []
     bench.retune(best)
     for stage in stages:
-        record = bench.time(stage)
-        say(f"{stage}: {record:.3f} ms to begin with")
+        champion = bench.capture(stage)
         for field, candidates in CANDIDATES[stage].items():
-            times = {getattr(best, field): record}
             for candidate in candidates:
-                if candidate in times:
+                if candidate == getattr(best, field):
                     continue
+                kept.append([dict(vars(s)) for s in (bench.vision, bench.prefix, bench.expert)])  # a graph's buffers
                 try:
                     bench.retune(replace(best, **{field: candidate}))
-                    times[candidate] = bench.time(stage)
-                except Exception as error:  # noqa: BLE001
-                    say(f"  {field} {candidate}: {type(error).__name__} {str(error)[:80]}")
-            winner = min(times, key=times.get)
-            best, record = replace(best, **{field: winner}), times[winner]
-            for candidate, ms in sorted(times.items(), key=lambda kv: kv[1]):
-                say(f"  {field:17} {ms:.3f} {candidate}")
+                    challenger = bench.capture(stage)
+                except Exception as error:  # noqa: BLE001 does not fit this GPU
+                    say(f"  {field} {candidate}: {type(error).__name__} {str(error)[:60]}")
+                    continue
+                old, new = medians([champion, challenger], replays)
+                say(f"  {field:17} {new:.3f} against {old:.3f} ms {candidate}")
+                if new < 0.995 * old:
+                    best, champion = replace(best, **{field: candidate}), challenger
         bench.retune(best)
     return best

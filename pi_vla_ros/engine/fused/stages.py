@@ -13,11 +13,13 @@ import triton
 from torch import Tensor
 
 from pi_vla_ros.engine.fused.tuning import Tuning
-from pi_vla_ros.engine.fused.weights import drop, gemma_layer, modulations, turns, vision_layer
+from pi_vla_ros.engine.fused.weights import drop, gemma_layer, kept, modulations, norm_of, turns, vision_layer
 from pi_vla_ros.kernels.attention import attention, split_attention
 from pi_vla_ros.kernels.embed import patches, text
 from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
+from pi_vla_ros.kernels.geglu import geglu, row_sums
 from pi_vla_ros.kernels.heads import turn
+from pi_vla_ros.kernels.layer_norm import layer_norm
 from pi_vla_ros.kernels.linear import Stats, linear
 from pi_vla_ros.kernels.qkv import qkv, rope_tables
 from pi_vla_ros.kernels.residual import residual
@@ -29,8 +31,7 @@ BLOCK_ROWS = 64  # buffers of the expert hold whole tiles of rows
 
 def statistics(width: int, bn: int, rows: int, device: torch.device) -> Stats:
     """Room for the partial row sums that a product with tiles of `bn` columns leaves."""
-    parts = triton.cdiv(width, bn)
-    return Stats(torch.zeros(2, parts, rows, device=device), width, parts)
+    return Stats(torch.zeros(triton.cdiv(width, bn), rows, device=device), width)
 
 
 class VisionStage:
@@ -46,53 +47,56 @@ class VisionStage:
         self._patch_w[:, : kernel.shape[1]] = kernel
         self._patch_b = v.patch_embedding.bias.float()
         self._positions = v.position_embedding.weight.float().contiguous()
-        self._layers = []
+        self._layers, shift = [], torch.zeros(g.width, device=device)
         for layer in v.layers:
-            self._layers.append(vision_layer(layer, dtype))
+            packed, shift = vision_layer(layer, shift, dtype)
+            self._layers.append(packed)
             drop(layer)
-        last = v.post_layernorm
-        w, b = model.projector.weight.float(), model.projector.bias.float()
-        self._project = (w * last.weight.float()).to(dtype)
-        self._project_b = b + w @ last.bias.float()
-        self._project_sums = self._project.float().sum(1)
+        self._last = norm_of(v.post_layernorm, shift)
+        self._project = kept(model.projector.weight, dtype)
+        self._project_b = kept(model.projector.bias)
         rows = images * g.tokens
         empty = {"device": device, "dtype": dtype}
         self._patches = torch.zeros(rows, padded, device=device)
         self._x = torch.empty(rows, g.width, **empty)
+        self._h = torch.empty(rows, g.width, **empty)
         self._qkv = torch.empty(rows, 3 * g.width, **empty)
-        self._seen = torch.empty(rows, g.width, **empty)
         self._mlp = torch.empty(rows, g.mlp, **empty)
         self.retune(tune)
 
     def retune(self, tune: Tuning) -> None:
         self._tune = tune
-        writers = (tune.patches, tune.vision_out, tune.vision_fc2)
-        self._sums = [statistics(self._g.width, t.bn, len(self._x), self._x.device) for t in writers]
 
     def launch(self, images: Tensor, out: Tensor, image_rows: int, out_sums: Stats, share: int) -> None:
         """images [N, 3, S, S] fp32; rows of `image_rows` tokens go to `out` rows `share` apart, with their sums."""
         g, t, pdl = self._g, self._tune, self._pdl
         n = len(images) * g.tokens
-        x, packed, seen, mlp = self._x[:n], self._qkv[:n], self._seen[:n], self._mlp[:n]
-        entered, attended, done = self._sums
+        x, h, packed, mlp = self._x[:n], self._h[:n], self._qkv[:n], self._mlp[:n]
         patches(images, self._patches[:n], g.patch, pdl=pdl)
         linear(self._patches[:n], self._patch_w, x, t.patches, bias=self._patch_b, residual=self._positions,
-               residual_rows=g.tokens, stats_out=entered, pdl=pdl)  # fmt: skip
-        before = entered
+               residual_rows=g.tokens, pdl=pdl)  # fmt: skip
         at = t.vision_attention
         for w in self._layers:
-            linear(x, w.qkv, packed, t.vision_qkv, norm="layer", stats_in=before, weight_sums=w.qkv_sums,
-                   bias=w.qkv_bias, pdl=pdl)  # fmt: skip
-            vision_attention(packed, seen, g.tokens, g.heads, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps,
+            layer_norm(x, h, *w.norm1, pdl=pdl)
+            torch.addmm(w.qkv_bias, h, w.qkv, out=packed)
+            vision_attention(packed, h, g.tokens, g.heads, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps,
                              pdl=pdl)  # fmt: skip
-            linear(seen, w.out, x, t.vision_out, bias=w.out_bias, residual=x, stats_out=attended, pdl=pdl)
-            linear(x, w.fc1, mlp, t.vision_fc1, norm="layer", stats_in=attended, weight_sums=w.fc1_sums,
-                   bias=w.fc1_bias, act="gelu", pdl=pdl)  # fmt: skip
-            linear(mlp, w.fc2, x, t.vision_fc2, bias=w.fc2_bias, residual=x, stats_out=done, pdl=pdl)
-            before = done
-        linear(x, self._project, out, t.projector, norm="layer", stats_in=before, weight_sums=self._project_sums,
-               bias=self._project_b, stats_out=out_sums, image_rows=image_rows, image_stride=share,
-               pdl=pdl)  # fmt: skip
+            torch.addmm(x, h, w.out, out=x)
+            layer_norm(x, h, *w.norm2, pdl=pdl)
+            gelu_linear(h, w.fc1, w.fc1_bias, mlp)
+            torch.addmm(x, mlp, w.fc2, out=x)
+        layer_norm(x, h, *self._last, pdl=pdl)
+        linear(h, self._project, out, t.projector, bias=self._project_b, stats_out=out_sums, image_rows=image_rows,
+               image_stride=share, pdl=pdl)  # fmt: skip
+
+
+def gelu_linear(h: Tensor, w: Tensor, bias: Tensor, out: Tensor) -> None:
+    """out = gelu_tanh(h @ w + bias): the library's epilogue on a GPU."""
+    if h.is_cuda:
+        torch.ops.aten._addmm_activation.out(bias, h, w, use_gelu=True, out=out)
+    else:
+        torch.addmm(bias, h, w, out=out)
+        out.copy_(torch.nn.functional.gelu(out, approximate="tanh"))
 
 
 class PrefixStage:
@@ -106,7 +110,7 @@ class PrefixStage:
         depth = len(model.language.layers)
         self._layers = []
         for i, layer in enumerate(model.language.layers):
-            self._layers.append(gemma_layer(layer, g.head_dim, dtype, kv_only=i == depth - 1))
+            self._layers.append(gemma_layer(layer, g.head_dim, dtype, pieces=tune.prefix_pieces, kv_only=i == depth - 1))
             drop(layer)
         self._table = model.embed_tokens.weight
         rows = batch * longest
@@ -115,6 +119,7 @@ class PrefixStage:
         self._q = torch.empty(rows, g.heads * g.head_dim, **empty)
         self._seen = torch.empty_like(self._q)
         self._mlp = torch.empty(rows, g.mlp, **empty)
+        self._raw = torch.empty(rows, 2 * g.mlp // tune.prefix_pieces, **empty)
         self.keys = torch.zeros(depth, batch, key_rows, g.head_dim, **empty)
         self.values = torch.zeros_like(self.keys)
         self.rope = rope_tables(key_rows, g.head_dim, device)
@@ -122,8 +127,8 @@ class PrefixStage:
 
     def retune(self, tune: Tuning) -> None:
         self._tune = tune
-        writers = (tune.projector, tune.prefix_out, tune.prefix_down)
-        sums = [statistics(self._g.width, t.bn, len(self.x), self.x.device) for t in writers]
+        writers = (tune.projector.bn, tune.prefix_out.bn, self._g.width)
+        sums = [statistics(self._g.width, bn, len(self.x), self.x.device) for bn in writers]
         self.sums, self._attended, self._done = sums
 
     def launch(self, tokens: Tensor, seen_rows: int, prompt: int, lengths: Tensor) -> None:
@@ -131,7 +136,7 @@ class PrefixStage:
         g, t, pdl = self._g, self._tune, self._pdl
         batch, share = len(tokens), seen_rows + prompt
         n = batch * share
-        x, q, seen, mlp = self.x[:n], self._q[:n], self._seen[:n], self._mlp[:n]
+        x, q, seen, mlp, raw = (b[:n] for b in (self.x, self._q, self._seen, self._mlp, self._raw))
         folded = (batch, share * g.heads, g.head_dim)
         if prompt:
             text(tokens, prompt, self._table, x, share, seen_rows, self.sums, pdl=pdl)
@@ -144,8 +149,12 @@ class PrefixStage:
             attention(q.view(folded), k, v, seen.view(folded), lengths, bm=at.bm, bk=at.bk, stages=at.stages,
                       warps=at.warps, pdl=pdl)  # fmt: skip
             linear(seen, w.out, x, t.prefix_out, residual=x, stats_out=self._attended, pdl=pdl)
-            linear(x, w.up, mlp, t.prefix_up, norm="rms", stats_in=self._attended, act="geglu", pdl=pdl)
-            linear(mlp, w.down, x, t.prefix_down, residual=x, stats_out=self._done, pdl=pdl)
+            # pieces small enough that a product's result is still in the L2 cache when it is read again
+            for rows_of_piece, out in zip(w.up, mlp.chunk(len(w.up), dim=1), strict=True):
+                torch.mm(x, rows_of_piece.T, out=raw)
+                geglu(raw, out, self._attended, pdl=pdl)
+            torch.addmm(x, mlp, w.down.T, out=x)
+            row_sums(x, self._done, pdl=pdl)
             before = self._done
         qkv(x, last.qkv, before, self.rope, q, self.keys[-1, :batch], self.values[-1, :batch], share, t.prefix_kv,
             pdl=pdl)  # fmt: skip
@@ -255,6 +264,6 @@ class ExpertStage:
                             self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps, join_rows=at.join,
                             state=bool(self._state_token), ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
             residual(seen, w.out, x, h, gate_out, scale_up, self._attended, *work, t.expert_out, ahead=w.down if t.ahead else None, pdl=pdl)
-            linear(h, w.up, mlp, t.expert_up, norm="rms", stats_in=self._attended, bias=shift_up, act="geglu",
+            linear(h, w.up, mlp, t.expert_up, stats_in=self._attended, bias=shift_up, geglu=True,
                    ahead=following.qkv if t.ahead else None, pdl=pdl)  # fmt: skip
             residual(mlp, w.down, x, h, gate_down, scale_next, self._done, *work, t.expert_down, pdl=pdl)

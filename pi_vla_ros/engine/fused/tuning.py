@@ -23,21 +23,16 @@ class AttentionTile:
 
 @dataclass(frozen=True)
 class Tuning:
-    """One tile a product. What writes the residual stream also fixes how many partial row sums its reader adds."""
+    """One tile a product that is ours; the vision tower's four and the prefix MLP's go through the library. What writes the residual stream also fixes how many partial row sums its reader adds."""
 
     patches: Tile = Tile(128, 64, 32, 3, 4)
-    vision_qkv: Tile = Tile(128, 128, 64, 4, 8)
     vision_attention: AttentionTile = AttentionTile(128, 64, 2, 4)
-    vision_out: Tile = Tile(128, 64, 64, 4, 4)
-    vision_fc1: Tile = Tile(128, 128, 64, 4, 8)
-    vision_fc2: Tile = Tile(128, 64, 64, 4, 4)
     projector: Tile = Tile(128, 128, 64, 4, 8)
     prefix_qkv: Tile = Tile(128, 128, 64, 4, 8)
     prefix_kv: Tile = Tile(64, 64, 64, 4, 4)
     prefix_attention: AttentionTile = AttentionTile(64, 64, 2, 4)
     prefix_out: Tile = Tile(128, 128, 64, 4, 8)
-    prefix_up: Tile = Tile(128, 256, 64, 3, 8)
-    prefix_down: Tile = Tile(128, 128, 64, 4, 8)
+    prefix_pieces: int = 2  # of the MLP's first product (library)
     expert_qkv: Tile = Tile(64, 32, 128, 4, 4)
     expert_attention: AttentionTile = AttentionTile(64, 64, 1, 4)
     expert_out: Tile = Tile(64, 32, 128, 4, 4, split=4)
@@ -49,7 +44,17 @@ class Tuning:
 
 
 DEFAULT = Tuning()
-TABLES: dict[str, Tuning] = {}
+TABLES: dict[str, Tuning] = {
+    "NVIDIA H200": Tuning(
+        vision_attention=AttentionTile(128, 64, 3, 8),
+        projector=Tile(64, 128, 64, 4, 4),
+        prefix_attention=AttentionTile(64, 64, 3, 4),
+        expert_qkv=Tile(64, 32, 128, 5, 4),
+        expert_attention=AttentionTile(64, 128, 1, 4),
+        expert_out=Tile(64, 32, 256, 4, 4, split=2),
+        expert_down=Tile(64, 32, 256, 3, 4, split=4),
+    ),
+}
 
 
 def tuning_for(gpu: str) -> Tuning:

@@ -20,27 +20,28 @@ from pi_vla_ros.model.gemma import Gemma
 from pi_vla_ros.model.pi import PiModel, time_embedding
 
 
+Norm = tuple[Tensor, Tensor, Tensor]  # shift, weight, bias: see kernels/layer_norm.py
+
+
 @dataclass
 class VisionLayer:
-    """Each `sums` is ΣW over the inner axis, for the mean of the LayerNorm before the product."""
+    """Matrices transposed as the library wants them. The biases of `out` and `fc2` are in the norms' shifts."""
 
+    norm1: Norm
     qkv: Tensor
     qkv_bias: Tensor
-    qkv_sums: Tensor
     out: Tensor
-    out_bias: Tensor
+    norm2: Norm
     fc1: Tensor
     fc1_bias: Tensor
-    fc1_sums: Tensor
     fc2: Tensor
-    fc2_bias: Tensor
 
 
 @dataclass
 class GemmaLayer:
     qkv: Tensor  # the last prefix layer: keys and values only, and nothing else
     out: Tensor | None = None
-    up: Tensor | None = None  # gate and up rows alternate
+    up: Tensor | None = None  # expert: gate and up rows alternate; prefix: [pieces, gate rows then up rows, W]
     down: Tensor | None = None
 
 
@@ -61,27 +62,31 @@ class Turn:
     enter: tuple[Tensor, Tensor] | None
 
 
-def behind_layer_norm(norm: nn.LayerNorm, w: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """(weight, bias, sums of the weight's rows) of a linear after a LayerNorm."""
-    folded = (w.float() * norm.weight.float()).to(dtype)
-    return folded, b.float() + w.float() @ norm.bias.float(), folded.float().sum(1)
-
-
-def vision_layer(layer, dtype: torch.dtype) -> VisionLayer:
+def vision_layer(layer, shift: Tensor, dtype: torch.dtype) -> tuple[VisionLayer, Tensor]:
+    """A layer and the shift behind it; `shift` [W] is the one before it."""
     a, m = layer.self_attn, layer.mlp
-    w = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight])
-    b = torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias])
-    return VisionLayer(
-        *behind_layer_norm(layer.layer_norm1, w, b, dtype),
-        a.out_proj.weight.detach().to(dtype),
-        a.out_proj.bias.detach().float(),
-        *behind_layer_norm(layer.layer_norm2, m.fc1.weight, m.fc1.bias, dtype),
-        m.fc2.weight.detach().to(dtype),
-        m.fc2.bias.detach().float(),
-    )
+    qkv = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]).to(dtype)
+    bias = torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias]).to(dtype)
+    between = shift + a.out_proj.bias.float()
+    packed = VisionLayer(
+        norm_of(layer.layer_norm1, shift), qkv.T, bias, kept(a.out_proj.weight, dtype).T,
+        norm_of(layer.layer_norm2, between), kept(m.fc1.weight, dtype).T, kept(m.fc1.bias, dtype),
+        kept(m.fc2.weight, dtype).T,
+    )  # fmt: skip
+    return packed, between + m.fc2.bias.float()
 
 
-def gemma_layer(layer, head_dim: int, dtype: torch.dtype, kv_only: bool = False) -> GemmaLayer:
+def norm_of(norm: nn.LayerNorm, shift: Tensor) -> Norm:
+    return shift, kept(norm.weight), kept(norm.bias)
+
+
+def kept(p: nn.Parameter, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor that outlives its parameter (see drop)."""
+    return p.detach().to(dtype)
+
+
+def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, pieces: int = 0, kv_only: bool = False) -> GemmaLayer:
+    """pieces: in how many the MLP's first product is done; 0: in one, with gate and up alternating."""
     a, m = layer.self_attn, layer.mlp
 
     def folded(norm, w: Tensor) -> Tensor:
@@ -92,8 +97,12 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, kv_only: bool = False)
     qkv = folded(layer.input_layernorm, torch.cat([*query, paired(a.k_proj.weight, head_dim), a.v_proj.weight]))
     if kv_only:
         return GemmaLayer(qkv)
-    up = torch.stack([m.gate_proj.weight, m.up_proj.weight], dim=1).flatten(0, 1)
-    out, down = a.o_proj.weight.detach().to(dtype).contiguous(), m.down_proj.weight.detach().to(dtype).contiguous()
+    pair = m.gate_proj.weight, m.up_proj.weight
+    if pieces:
+        up = torch.stack([w.unflatten(0, (pieces, -1)) for w in pair], dim=1).flatten(1, 2)
+    else:
+        up = torch.stack(pair, dim=1).flatten(0, 1)
+    out, down = kept(a.o_proj.weight, dtype).contiguous(), kept(m.down_proj.weight, dtype).contiguous()
     return GemmaLayer(qkv, out, folded(layer.post_attention_layernorm, up), down)
 
 
