@@ -24,6 +24,7 @@ from pi_vla_ros.engine import (
     PI05Request,
 )
 from pi_vla_ros.processing.processor import Processor
+from pi_vla_ros.processing.units import policy_state
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
@@ -64,7 +65,7 @@ class Policy:
         self._engine = _engine(described, self.options)
         self._dt = 1.0 / robot.timing.action_hz
         self._noise = np.random.default_rng(self.options.seed)
-        self._states, self._actions = _affine([j.state for j in robot.joints]), _affine([j.action for j in robot.joints])
+        self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
 
     def check_prompt(self, prompt: str) -> None:
         """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
@@ -73,10 +74,8 @@ class Policy:
     def infer(self, observation: Observation) -> ActionChunk:
         """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable."""
         begin = time.perf_counter()
-        scale, offset = self._states
-        if np.shape(observation.state) != scale.shape:
-            raise ValueError(f"state: must have {len(scale)} entries, has shape {np.shape(observation.state)}")
-        inputs = self._processor.prepare(observation.images, scale * observation.state + offset, observation.prompt)
+        state = policy_state(self._robot, observation.state)
+        inputs = self._processor.prepare(observation.images, state, observation.prompt)
         request = {
             "pixel_values": inputs.pixel_values,
             "input_ids": inputs.input_ids,

@@ -31,11 +31,14 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Affine:
-    """y = scale * x + offset, between the robot's units and the units that the policy was trained in."""
+class State:
+    """How the policy's state is made from a joint's position: scale * position + offset."""
 
-    scale: float = setting(1.0, doc="factor")
-    offset: float = setting(0.0, doc="added after scaling")
+    scale: float = setting(1.0, doc="policy units per robot unit")
+    offset: float = setting(0.0, doc="policy units, added after scaling")
+    kind: Literal["linear", "aloha_gripper"] = setting(
+        "linear", doc="aloha_gripper: finger opening 0..1 to the motor angle that openpi's ALOHA policies saw, first"
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Joint:
     acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
     role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
     home: float | None = setting(None, doc="where the simulated robot starts; default the middle", unit="rad or m")
-    state: Affine = field(default_factory=Affine)
+    state: State = field(default_factory=State)
     action: Action = field(default_factory=Action)
 
     def __post_init__(self):

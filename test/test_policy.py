@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pi_vla_ros.policy import Policy, PolicyError, PolicyOptions
-from pi_vla_ros.robot import Action, Affine
+from pi_vla_ros.robot import Action, State
 from pi_vla_ros.types import Observation
 
 OPTIONS = PolicyOptions(target="cpu", seed=0, cpu_threads=1)
@@ -47,7 +47,7 @@ def test_robot_units_are_converted_both_ways(tiny_checkpoint, sim_robot):
     joints = tuple(
         dataclasses.replace(
             j,
-            state=Affine(scale, offset),
+            state=State(scale, offset),
             action=Action("position", 1 / scale, -offset / scale),
         )
         for j in sim_robot.joints

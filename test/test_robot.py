@@ -26,7 +26,7 @@ def load(tmp_path, text) -> RobotConfig:
 
 def test_the_shipped_robots():
     dims = {name: len(load_robot(name).joints) for name in robot_names()}
-    assert dims == {"aloha": 14, "droid": 8, "sim": 8, "so101": 6, "ur5e": 7}
+    assert dims == {"aloha": 14, "aloha_openpi": 14, "droid": 8, "sim": 8, "so101": 6, "ur5e": 7}
     assert list(load_robot("aloha").cameras) == ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]
     assert [j.action.kind for j in load_robot("droid").joints] == ["velocity"] * 7 + ["position"]
 
@@ -35,7 +35,7 @@ def test_the_shipped_robots():
 def test_policy_units_invert(name):
     """What the state calls x, an action of x commands (position joints)."""
     for joint in load_robot(name).joints:
-        if joint.action.kind == "position":
+        if joint.action.kind == "position" and joint.state.kind == "linear":
             for x in joint.position:
                 policy = joint.state.scale * x + joint.state.offset
                 assert joint.action.scale * policy + joint.action.offset == pytest.approx(x, abs=1e-6)

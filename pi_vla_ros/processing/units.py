@@ -1,0 +1,34 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Robot units -> the units that a policy was trained in, joint by joint."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pi_vla_ros.robot import RobotConfig
+
+# ALOHA's gripper, as openpi converts it (`adapt_to_pi`): opening 0..1 -> finger position in m -> angle of the motor's
+# horn -> 0..1 between the angles of a closed and an open π0 gripper.
+FINGER = 0.01844, 0.05800  # m, closed and open
+ARM, HORN = 0.036, 0.022  # m, of the slider crank between motor and finger
+ANGLE = 0.5476, 1.6296  # rad, closed and open
+
+
+def policy_state(robot: RobotConfig, state: np.ndarray) -> np.ndarray:
+    """(joints,) robot units -> (joints,) policy units. Raises ValueError on a wrong shape."""
+    joints = robot.joints
+    if np.shape(state) != (len(joints),):
+        raise ValueError(f"state: must have {len(joints)} entries, has shape {np.shape(state)}")
+    grippers = np.array([j.state.kind == "aloha_gripper" for j in joints])
+    values = np.where(grippers, aloha_gripper(state), state)
+    return np.array([j.state.scale for j in joints]) * values + np.array([j.state.offset for j in joints])
+
+
+def aloha_gripper(opening: np.ndarray) -> np.ndarray:
+    """Opening 0..1 -> normalised motor angle."""
+    finger = FINGER[0] + opening * (FINGER[1] - FINGER[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sine = (HORN**2 + finger**2 - ARM**2) / (2 * HORN * finger)
+    angle = np.arcsin(np.clip(sine, -1.0, 1.0))
+    return (angle - ANGLE[0]) / (ANGLE[1] - ANGLE[0])
