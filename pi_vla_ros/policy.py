@@ -44,7 +44,7 @@ class PolicyOptions:
     """
 
     target: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     cpu_threads: int = 0
     steps: int | None = None
     noise_scale: float = 1.0
@@ -117,7 +117,7 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions) -> Engine:
     precision = options.precision
     if precision == "auto":
         precision = "bf16" if target == "cuda" else "fp32"
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.float8_e4m3fn}[precision]
     device = DeviceConfig(target=target, params_dtype=dtype, cpu_threads=options.cpu_threads)
     model = checkpoint.geometry.model
     args = (PI0Args if model == "pi0" else PI05Args)(

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from pi_vla_ros.engine.fp8 import FP8
+
 
 @dataclass(frozen=True)
 class DeviceConfig:
@@ -16,7 +18,8 @@ class DeviceConfig:
 
     target:       "cpu" runs the PyTorch reference; "cuda" runs on the GPU.
     index:        which GPU.
-    params_dtype: dtype of the weights; heads, norms and time path stay in fp32 whatever it is.
+    params_dtype: dtype of the weights; heads, norms and time path stay in fp32 whatever it is. float8_e4m3fn runs
+                  the layers of vision and language in fp8 and the rest in bf16.
     cpu_threads:  threads of one operation on the CPU; 0 leaves PyTorch's choice. One is best for a tiny model.
     """
 
@@ -28,10 +31,18 @@ class DeviceConfig:
     def __post_init__(self):
         if self.target not in ("cpu", "cuda"):
             raise ValueError(f"DeviceConfig.target: is {self.target!r}; allowed: cpu, cuda")
-        if self.params_dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"DeviceConfig.params_dtype: is {self.params_dtype}; allowed: float32, bfloat16")
+        if self.params_dtype not in (torch.float32, torch.bfloat16, FP8):
+            raise ValueError(
+                f"DeviceConfig.params_dtype: is {self.params_dtype}; allowed: float32, bfloat16, float8_e4m3fn"
+            )
         if self.target == "cuda" and not torch.cuda.is_available():
             raise ValueError("DeviceConfig.target: 'cuda' asked for, but PyTorch sees no CUDA GPU; use target='cpu'")
+        if self.fp8 and (self.target == "cpu" or torch.cuda.get_device_capability(self.index) < (8, 9)):
+            raise ValueError("DeviceConfig.params_dtype: float8_e4m3fn needs an NVIDIA GPU of sm_89 or later")
+
+    @property
+    def fp8(self) -> bool:
+        return self.params_dtype == FP8
 
     @property
     def device(self) -> torch.device:

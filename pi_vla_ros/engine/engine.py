@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint, load_model, random_model
 from pi_vla_ros.engine.config import EngineArgs
+from pi_vla_ros.engine.fp8 import to_fp8
 from pi_vla_ros.engine.graphs import GraphRunner
 from pi_vla_ros.engine.plugins import find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
@@ -50,10 +51,13 @@ class Engine:
         self._noise = torch.Generator().manual_seed(wanted.seed)
 
     def _build(self, wanted, device):
-        dtypes = {"params_dtype": device.params_dtype, "vision_dtype": wanted.vision_params_dtype}
+        base = torch.bfloat16 if device.fp8 else device.params_dtype
+        dtypes = {"params_dtype": base, "vision_dtype": None if device.fp8 else wanted.vision_params_dtype}
         if self.checkpoint:
-            return load_model(self.checkpoint, device=device.device, **dtypes)
-        return random_model(self.geometry, device=device.device, seed=wanted.seed, **dtypes)
+            model = load_model(self.checkpoint, device=device.device, **dtypes)
+        else:
+            model = random_model(self.geometry, device=device.device, seed=wanted.seed, **dtypes)
+        return to_fp8(model) if device.fp8 else model
 
     def step(self, request: PI05Request | PI0Request) -> Tensor:
         """Actions (B, chunk, action_dim), float32, on the host, in model units. Raises RequestError."""

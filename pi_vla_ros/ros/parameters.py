@@ -29,7 +29,7 @@ def declare_parameters(node: Node) -> None:
         ("checkpoint", "", "folder of the checkpoint (LeRobot format)", {}),
         ("model", "any", "what the checkpoint must be: pi05, pi0 or any", {}),
         ("target", "auto", "where the model runs: auto, cuda or cpu", {}),
-        ("precision", "auto", "of the weights: auto, fp32 or bf16", {}),
+        ("precision", "auto", "of the weights: auto, fp32, bf16, or fp8 (GPU only)", {}),
         ("cpu_threads", 0, "threads of one operation on the CPU; 0 is PyTorch's choice", _whole(0, 256)),
         ("num_inference_steps", 0, "flow steps; 0 takes the checkpoint's", _whole(0, 50)),
         ("noise_scale", 1.0, "1 samples as trained; less is calmer, 0 always the same answer", _real(0.0, 1.0)),
@@ -50,7 +50,7 @@ def read_parameters(node: Node) -> NodeParameters:
     for name, allowed in (
         ("model", ("any", "pi05", "pi0")),
         ("target", ("auto", "cuda", "cpu")),
-        ("precision", ("auto", "fp32", "bf16")),
+        ("precision", ("auto", "fp32", "bf16", "fp8")),
     ):
         if value(name) not in allowed:
             raise ValueError(f"parameter {name}: is '{value(name)}'; allowed: {', '.join(allowed)}")

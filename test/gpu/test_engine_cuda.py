@@ -98,3 +98,30 @@ def test_single_robots_equal_the_batch():
                 for f in dataclasses.fields(r)
             }
             torch.testing.assert_close(gpu.step(PI05Request(**picked))[0], together[row], atol=5e-5, rtol=0)
+
+
+def test_fp8_products_are_their_reference():
+    from pi_vla_ros.engine.fp8 import Fp8Linear, reference
+
+    for k, n, rows, bias in ((128, 64, 7, True), (2048, 4304, 968, False), (1152, 1152, 256, True)):
+        linear = torch.nn.Linear(k, n, bias=bias, device="cuda", dtype=torch.bfloat16)
+        x = torch.randn(2, rows, k, device="cuda", dtype=torch.bfloat16)
+        with torch.inference_mode():
+            expected, y = reference(x, linear), Fp8Linear(linear)(x).float()
+        assert (y - expected).norm() / expected.norm() < 5e-3  # bf16 output
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_fp8_is_near(model):
+    from pi_vla_ros.engine.fp8 import to_fp8
+
+    with engine(model, "cpu") as cpu:
+        bf16 = engine(model, "cuda", dtype=torch.bfloat16)
+        same_weights(cpu._runner._model, bf16._runner._model)
+        runner = type(bf16._runner)(to_fp8(bf16._runner._model), cameras=3, max_batch=3, steps=10)
+        bf16._runner = runner
+        for seed in range(4):
+            r = request(model, 3, seed)
+            a, b = cpu.step(r), bf16.step(r)
+            assert (a - b).norm() / a.norm() < 1e-1  # tiny layers round worse than real ones
+        bf16.close()
