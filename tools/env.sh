@@ -6,9 +6,9 @@
 # they are in the tree; only the generated messages and the launchers come from the build.
 
 if [ -n "${BASH_VERSION:-}" ]; then
-  _pi_shell=bash _pi_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  _pi_shell=bash _pi_root=$(CDPATH= cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 else
-  _pi_shell=zsh _pi_root=$(cd "$(dirname "${(%):-%x}")/.." && pwd)
+  _pi_shell=zsh _pi_root=$(CDPATH= cd "$(dirname "${(%):-%x}")/.." && pwd)
 fi
 
 if [ ! -e "$_pi_root/.ws/complete" ]; then

@@ -27,14 +27,18 @@ main() {
     flock 9
   }
 
+  [[ -z ${PYTHON:-} ]] || PYTHON=$(find_python)
   choose_ros
   local made_for pins
   made_for=$(printf '%s\n%s' "$ros" "$PWD")
   pins=$(list_requirements | sha256sum)
   if ! is_made_for "$made_for"; then
+    [[ ! -e .venv || -e .venv/.made_by_setup ]] ||
+      fail "$PWD/.venv is not of this script's making. Move it away, or remove it, and try again."
+    [[ ! -e .venv/complete ]] || echo "Replacing .venv, made for: $(head -n 1 .venv/complete)"
+    python=${python:-$(find_python)}
     : >"$log"
     rm -rf .venv .ws/{build,install,log,source,complete}
-    python=${python:-$(find_python)}
     install_system_packages "$python"
     step "Making .venv with $("$python" --version)" make_environment
   fi
@@ -116,7 +120,7 @@ is_supported() {
 # is_made_for DESCRIPTION: whether .venv is complete, works, and was made for that ROS and folder.
 is_made_for() {
   [[ $(head -n 2 .venv/complete 2>/dev/null) == "$1" ]] || return 1
-  [[ -z ${PYTHON:-} || $(base_of "$(find_python)") == "$(base_of .venv/bin/python)" ]] || return 1
+  [[ -z ${PYTHON:-} || $(base_of "$PYTHON") == "$(base_of .venv/bin/python)" ]] || return 1
   .venv/bin/python -c '' 2>/dev/null # its interpreter may have been upgraded away
 }
 
@@ -125,6 +129,8 @@ base_of() {
 }
 
 make_environment() {
+  mkdir .venv
+  touch .venv/.made_by_setup
   if [[ $ros != sourced* ]]; then
     "$python" -m venv .venv
     return

@@ -5,29 +5,28 @@
 
 # install_system_packages PYTHON: see that what that interpreter and the build need is there.
 install_system_packages() {
-  local python=$1 build=() rendering=() package
+  local python=$1 build rendering sudo=()
   find_missing
   ((${#build[@]} + ${#rendering[@]})) || return 0
 
-  local sudo=()
   ((EUID == 0)) || sudo=(sudo -n)
   if command -v apt-get >/dev/null && "${sudo[@]}" true 2>/dev/null; then
     # What is still missing after this is told below: an unreachable mirror is no reason to stop
     # where only the simulated cameras would miss something.
-    step "Installing Debian packages: ${build[*]} ${rendering[*]}" apt_install
+    step "Installing Debian packages" apt_install "${build[@]}" "${rendering[@]}"
     find_missing
   fi
-  if ((${#build[@]} + ${#rendering[@]})); then
-    printf '%s\n' "Missing system packages. On Debian or Ubuntu, run:" \
-      "    sudo apt-get install -y ${build[*]} ${rendering[*]}" >&2
-  fi
+  local missing=("${build[@]}" "${rendering[@]}")
+  ((${#missing[@]})) || return 0
+  printf '%s\n' "Missing system packages. On Debian or Ubuntu, run:" \
+    "    sudo apt-get install -y ${missing[*]}" >&2
   ((${#build[@]} == 0)) || fail "Set-up cannot go on without ${build[*]}."
-  ((${#rendering[@]} == 0)) || echo "Going on: only the simulated cameras need them." >&2
+  echo "Going on without: only the simulated cameras need them." >&2
 }
 
 # Fills build and rendering.
 find_missing() {
-  local name include
+  local name include package
   name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
   include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
   build=() rendering=()
@@ -47,5 +46,5 @@ apt_install() {
   export DEBIAN_FRONTEND=noninteractive
   "${sudo[@]}" apt-get update -q || true
   "${sudo[@]}" apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 \
-    "${build[@]}" "${rendering[@]}" || true
+    "$@" || true
 }
