@@ -146,10 +146,14 @@ class ObservationBuffer:
             self._taken = stamp
             return Snapshot(chosen, state, stamp, stamp - oldest)
 
-    def newest_state(self, now: float) -> np.ndarray | Nothing:
-        """The last measured joint state (joints,), or why there is none fresh enough."""
+    def newest_state(self, now: float) -> tuple[float, np.ndarray] | Nothing:
+        """The last measured joint state, (stamp, (joints,)), or why there is none fresh enough."""
         with self._lock:
-            return self._state_at(self._states[-1][0], now) if self._states else _NO_STATE
+            if not self._states:
+                return _NO_STATE
+            stamp = self._states[-1][0]
+            state = self._state_at(stamp, now)
+            return state if isinstance(state, Nothing) else (stamp, state)
 
     def ages(self, now: float) -> tuple[dict[str, float], float]:
         """Seconds since the stamp of the newest image of each camera and of the newest joint state; inf before."""

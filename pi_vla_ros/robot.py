@@ -61,6 +61,13 @@ class Joint:
     velocity: float = setting(doc="highest speed", unit="rad/s or m/s", above=0.0)
     acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
     role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
+    interpolation: Literal["cubic", "monotone", "linear", "hold"] = setting(
+        "cubic", doc="between two actions: cubic spline; monotone: without overshoot (grippers); linear; hold"
+    )
+    continuous: bool = setting(False, doc="turns without end: position limits do not count, the shorter way is taken")
+    tracking: float | None = setting(
+        None, doc="stop when the measured position is off the commanded one by more than this", unit="rad or m", above=0.0
+    )
     home: float | None = setting(None, doc="where the simulated robot starts; default the middle", unit="rad or m")
     state: State = field(default_factory=State)
     action: Action = field(default_factory=Action)
@@ -93,6 +100,8 @@ class Motion:
     plan_hz: float = setting(120.0, doc="knots of a trajectory (points of joint_trajectory)", unit="Hz", above=0)
     blend: float = setting(0.2, doc="window in which a new chunk is joined to the current motion", unit="s", above=0)
     start_ramp: float = setting(1.5, doc="the same, when starting from rest", unit="s", above=0)
+    lead: float = setting(0.0, doc="lag of the controller: a command is what the policy wants this much later", unit="s")
+    tracking_time: float = setting(0.3, doc="how long a joint may be off by more than its 'tracking'", unit="s", above=0)
     margin: float = setting(0.03, doc="a new chunk takes over this long after it is planned", unit="s", least=0)
 
 
@@ -108,6 +117,18 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What a recording's demonstration commanded; predictions are compared with it."""
+
+    commands: Literal["auto", "joint_trajectory", "commands", "joint_states"] = setting(
+        "auto",
+        doc="auto: joint_trajectory or commands, whichever the recording has; joint_states: the measured motion, shifted",
+    )
+    topic: str = setting("", doc="topic of joint_trajectory or commands where it was remapped")
+    shift: float = setting(0.1, doc="joint_states: the arm is this much behind its commands", unit="s", least=0, most=5)
+
+
+@dataclass(frozen=True)
 class RobotConfig:
     """A robot as the policy sees it. `joints` gives the order of state and action vectors."""
 
@@ -119,6 +140,7 @@ class RobotConfig:
     timing: Timing = field(default_factory=Timing)
     motion: Motion = field(default_factory=Motion)
     output: Output = field(default_factory=Output)
+    replay: Replay = field(default_factory=Replay)
 
     def __post_init__(self):
         if not self.cameras:

@@ -11,13 +11,14 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -81,9 +82,10 @@ class Rig(Node):
         self.trajectories: list[tuple[float, JointTrajectory]] = []
         self.chunks: list[tuple[float, ActionChunk]] = []
         self.cameras_on = self.states_on = True
+        self.measured = lambda: self.position
         self.corrupt = lambda message: message  # applied to every joint state and image
         self._images = {
-            slot: self.create_publisher(Image, camera.topic, qos_profile_sensor_data)
+            slot: self.create_publisher(_kind(camera), camera.topic, qos_profile_sensor_data)
             for slot, camera in robot.cameras.items()
         }
         self._states = self.create_publisher(JointState, "joint_states", 10)
@@ -153,11 +155,12 @@ class Rig(Node):
         return f"last state {self.status.state}: {self.status.detail}" if self.statuses else "no status came"
 
     def _keep(self, kept: list):
-        return lambda message: kept.append((time.time(), message))
+        # when it arrived, not when this busy process came to look at it
+        return lambda message, info: kept.append((1e-9 * info["received_timestamp"], message))
 
-    def _on_command(self, message: Float64MultiArray) -> None:
+    def _on_command(self, message: Float64MultiArray, info: dict) -> None:
         self.position = np.array(message.data)
-        self.commands.append((time.time(), self.position))
+        self.commands.append((1e-9 * info["received_timestamp"], self.position))
 
     def _make_frames(self) -> dict[str, bytes]:
         rng = np.random.default_rng(0)
@@ -172,22 +175,33 @@ class Rig(Node):
             time.sleep(max(0.0, begin + tick / STATE_HZ - time.monotonic()))
             now = self.get_clock().now().to_msg()
             if self.states_on:
-                message = JointState(name=list(reversed(names)), position=list(reversed(self.position.tolist())))
+                message = JointState(name=list(reversed(names)), position=list(reversed(self.measured().tolist())))
                 message.header.stamp = now
                 self._states.publish(self.corrupt(message))
             if not self.cameras_on:
                 continue
             for k, (slot, publisher) in enumerate(self._images.items()):
                 if tick % every == 2 * k % every:
-                    image = Image(height=48, width=64, encoding="rgb8", step=192, data=self._frames[slot])
+                    image = self._image(slot)
                     image.header.stamp = now
                     publisher.publish(self.corrupt(image))
+
+    def _image(self, slot: str):
+        frame = self._frames[slot]
+        if _kind(self.robot.cameras[slot]) is CompressedImage:
+            jpeg = cv2.imencode(".jpg", np.frombuffer(frame, np.uint8).reshape(48, 64, 3))[1]
+            return CompressedImage(format="jpeg", data=jpeg.tobytes())
+        return Image(height=48, width=64, encoding="rgb8", step=192, data=frame)
 
     def _spin(self) -> None:
         executor = SingleThreadedExecutor()
         executor.add_node(self)
         while not self._closing.is_set():
             executor.spin_once(timeout_sec=0.05)
+
+
+def _kind(camera) -> type:
+    return CompressedImage if camera.transport == "compressed" else Image
 
 
 def commanded_by_trajectories(trajectories, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,17 @@ from pi_vla_ros.control.reference import Reference
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.stitch import SHARE, hand_over, windows
 from pi_vla_ros.control.trajectory import accelerations, peaks, sample
+from pi_vla_ros.robot import Action, Joint
 from pi_vla_ros.types import ActionChunk, Trajectory
 
 STEP = 1 / 120
+
+
+def joint(**changes):
+    return Joint(**({"name": "j", "position": (-9.0, 9.0), "velocity": 9.0, "acceleration": 9.0} | changes))
+
+
+JOINTS = [joint(), joint(), joint()]
 
 
 def random_trajectory(seed=0, first=1000, knots=12):
@@ -63,14 +71,14 @@ def test_a_constant_acceleration_step_is_exact():
 def test_reference_passes_through_the_actions_at_their_times():
     rng = np.random.default_rng(0)
     chunk = ActionChunk(rng.normal(size=(20, 2)), stamp=100.0, dt=0.05)
-    reference = Reference(chunk, np.array([False, False]))
+    reference = Reference(chunk, JOINTS[:2])
     position, _ = reference.at(100.0 + 0.05 * np.arange(20))
     np.testing.assert_allclose(position, chunk.actions, atol=1e-9)
 
 
 def test_reference_rests_outside_of_the_chunk():
     chunk = ActionChunk(np.linspace(0, 1, 10)[:, None], stamp=0.0, dt=0.1)
-    position, rate = Reference(chunk, np.array([False])).at(np.array([-1.0, 0.45, 5.0]))
+    position, rate = Reference(chunk, JOINTS[:1]).at(np.array([-1.0, 0.45, 5.0]))
     np.testing.assert_allclose(position[:, 0], [0.0, 0.5, 1.0], atol=1e-12)
     np.testing.assert_allclose(rate[:, 0], [0.0, 1 / 0.9, 0.0], atol=1e-12)
 
@@ -78,7 +86,7 @@ def test_reference_rests_outside_of_the_chunk():
 @pytest.mark.parametrize("horizon", [1, 2, 3])
 def test_short_chunks(horizon):
     chunk = ActionChunk(np.full((horizon, 1), 0.3), stamp=0.0, dt=0.1)
-    position, rate = Reference(chunk, np.array([False])).at(np.linspace(-0.1, 0.5, 7))
+    position, rate = Reference(chunk, JOINTS[:1]).at(np.linspace(-0.1, 0.5, 7))
     assert np.allclose(position, 0.3) and np.allclose(rate, 0)
 
 
@@ -86,11 +94,42 @@ def test_velocity_joints_are_integrated_from_their_anchor():
     """v(t) = 2 t integrates to t²; position joints are not touched."""
     t = 0.1 * np.arange(11)
     chunk = ActionChunk(np.stack([2 * t, t], axis=1), stamp=10.0, dt=0.1)
-    reference = Reference(chunk, np.array([True, False]))
+    reference = Reference(chunk, [joint(action=Action('velocity')), JOINTS[0]])
     reference.anchor(10.5, np.array([7.0, -99.0]))
     position, rate = reference.at(np.array([10.5, 10.8]))
     np.testing.assert_allclose(position, [[7.0, 0.5], [7.0 + 0.8**2 - 0.5**2, 0.8]], atol=1e-9)
     np.testing.assert_allclose(rate, [[1.0, 1.0], [1.6, 1.0]], atol=1e-9)
+
+
+def test_lead_shifts_the_commands_ahead_of_the_policys_time():
+    chunk = ActionChunk(np.linspace(0, 1, 11)[:, None], stamp=0.0, dt=0.1)
+    position, _ = Reference(chunk, JOINTS[:1], lead=0.15).at(np.array([0.2]))
+    assert position[0, 0] == pytest.approx(0.35)
+
+
+@pytest.mark.parametrize("kind", ["monotone", "linear", "hold"])
+def test_grippers_do_not_overshoot(kind):
+    """0, 0, 1, 1: a cubic spline swings below 0 and above 1; these do not, and they pass through the actions."""
+    actions = np.array([0, 0, 0, 1, 1, 1, 0.2, 0.2])[:, None] * np.ones(2)
+    chunk = ActionChunk(actions, stamp=0.0, dt=0.1)
+    t = np.linspace(0, 0.7, 701)
+    position, rate = Reference(chunk, [joint(), joint(interpolation=kind)]).at(t)
+    assert position[:, 0].max() > 1.02 and position[:, 0].min() < -0.02
+    assert position[:, 1].max() <= 1.0 and position[:, 1].min() >= 0.0
+    np.testing.assert_allclose(position[np.arange(0, 701, 100), 1][:-1], actions[:-1, 1], atol=1e-9)
+    if kind == "linear":
+        assert rate[250, 1] == pytest.approx(10.0)
+    if kind == "hold":
+        assert set(np.unique(position[:, 1])) == {0.0, 0.2, 1.0} and not rate[:, 1].any()
+
+
+def test_continuous_joints_take_the_shorter_way():
+    """The policy says 3.1, then -3.1: 0.08 rad further, not 6.2 back; and the arm may be turns away."""
+    chunk = ActionChunk(np.array([3.0, 3.05, 3.1, -3.133, -3.083])[:, None], stamp=0.0, dt=0.1)
+    reference = Reference(chunk, [joint(continuous=True)])
+    reference.anchor(0.0, np.array([3.0 + 4 * np.pi]))
+    position, _ = reference.at(np.array([0.0, 0.3, 0.4]))
+    np.testing.assert_allclose(position[:, 0] - 4 * np.pi, [3.0, 2 * np.pi - 3.133, 2 * np.pi - 3.083], atol=1e-9)
 
 
 def test_hand_over_is_c2_and_lies_between():

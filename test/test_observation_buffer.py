@@ -78,7 +78,7 @@ def test_states_go_by_name_and_bad_ones_are_refused(buffer):
     values = dict(zip(NAMES, range(8), strict=True))
     shuffled = ["extra", *reversed(NAMES)]
     assert buffer.put_state(1.0, shuffled, [99.0] + [float(values[n]) for n in reversed(NAMES)]) is None
-    np.testing.assert_array_equal(buffer.newest_state(1.0), np.arange(8.0))
+    np.testing.assert_array_equal(buffer.newest_state(1.0)[1], np.arange(8.0))
     for names, positions, reason, word in (
         (NAMES[:-1], [0.0] * 7, "joint_missing", "gripper"),
         (NAMES, [0.0] * 7, "state_malformed", "8 names and 7 positions"),
@@ -88,7 +88,7 @@ def test_states_go_by_name_and_bad_ones_are_refused(buffer):
         refused = buffer.put_state(2.0, names, positions)
         assert refused.reason == reason and word in refused.detail
     assert buffer.dropped == {"joint_missing": 1, "state_malformed": 1, "state_not_finite": 2}
-    np.testing.assert_array_equal(buffer.newest_state(1.0), np.arange(8.0))  # the good one is kept
+    np.testing.assert_array_equal(buffer.newest_state(1.0)[1], np.arange(8.0))  # the good one is kept
 
 
 def test_disorder_is_dropped_and_a_clock_reset_starts_anew(buffer):

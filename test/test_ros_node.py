@@ -34,6 +34,7 @@ def robot_file(tmp_path_factory):
     data["output"] = {"mode": "both", "command_hz": COMMAND_HZ}
     data["timing"] |= {"max_age": 0.4, "timeout": 1.2}
     data["motion"] = {"margin": 0.08}
+    data["cameras"]["left_wrist_0_rgb"]["transport"] = "compressed"
     path = tmp_path_factory.mktemp("robots") / "test.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
@@ -219,6 +220,23 @@ def test_action_chunks_tell_what_the_policy_said(rig, run):
         assert chunk.prompt == "pick up the red block"
     sequence = [chunk.sequence for _, chunk in rig.chunks]
     assert sequence == sorted(sequence)
+
+
+def test_a_blocked_arm_trips_the_tracking_guard(rig, run):
+    """Its own part of the run: after deactivate, the arm no longer follows."""
+    assert rig.change_state(ACTIVATE)
+    rig.until_state("RUNNING")
+    blocked = rig.position.copy()
+    blocked[0] += 0.8
+    rig.measured = lambda: blocked
+    rig.until_state("STOPPED")
+    drops = dict(zip(rig.status.drop_reasons, rig.status.drop_counts, strict=True))
+    assert drops["tracking_error"] == 1 and not rig.status.enabled
+    rig.measured = lambda: rig.position
+    assert rig.reset().success
+    rig.switch("enable", True)
+    rig.until_state("RUNNING")
+    assert rig.change_state(DEACTIVATE)
 
 
 def test_status_counts(rig, run):

@@ -30,6 +30,7 @@ APPROACH = 0.15, 0.8
 MOMENTS = 0.25  # s
 # A curve's speed is checked at its knots and half-way between; this keeps what may lie above between those legal.
 LEGAL_SPEED = 0.995
+ENDLESS = 1e6  # rad: the range of a continuous joint
 ON_IT = 1e-9  # rad or m, and per s: nearer to the reference than anything can tell
 
 
@@ -46,8 +47,8 @@ class Limits:
     def of(cls, robot: RobotConfig) -> Limits:
         joints = robot.joints
         return cls(
-            np.array([j.position[0] for j in joints]),
-            np.array([j.position[1] for j in joints]),
+            np.array([-ENDLESS if j.continuous else j.position[0] for j in joints]),
+            np.array([ENDLESS if j.continuous else j.position[1] for j in joints]),
             np.array([j.velocity for j in joints]),
             np.array([j.acceleration for j in joints]),
         )

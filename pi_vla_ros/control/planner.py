@@ -57,7 +57,7 @@ class Planner:
         self.step = 1.0 / robot.motion.plan_hz
         self.limits = Limits.of(robot)
         self._motion, self._timeout = robot.motion, robot.timing.timeout
-        self._velocity_joints = np.array([j.action.kind == "velocity" for j in robot.joints])
+        self._joints = robot.joints
         self._braking = braking_steps(self.limits, self.step)
 
     def hold(self, position: np.ndarray, now: float) -> Plan:
@@ -85,7 +85,7 @@ class Planner:
                 f"timing.timeout ({self._timeout} s)",
             )
         past_p, past_v = self._past(current.trajectory, now, join)
-        reference = Reference(chunk, self._velocity_joints)
+        reference = Reference(chunk, self._joints, self._motion.lead)
         reference.anchor(join * self.step, past_p[-1])
         times = np.arange(join, max(tail, math.ceil(reference.end / self.step)) + 1) * self.step
         old, new = _at(current.wanted, join, len(times)), reference.at(times)
@@ -102,7 +102,7 @@ class Planner:
         return self._plan(join - len(past_p) + 1, join, tail, positions, velocities, wanted, clipped)
 
     def _check(self, chunk: ActionChunk, now: float) -> None:
-        joints = len(self._velocity_joints)
+        joints = len(self._joints)
         if chunk.actions.ndim != 2 or chunk.actions.shape[1] != joints or not len(chunk.actions):
             raise ChunkRejected(
                 "chunk_shape", f"the chunk is {chunk.actions.shape}; the robot has {joints} joints: (n, {joints})"

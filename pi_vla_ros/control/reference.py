@@ -1,36 +1,48 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What a chunk asks for, on the grid of a trajectory: action i belongs to `stamp + i * dt`, a cubic spline between."""
+"""What a chunk asks for, on the grid of a trajectory: action i belongs to `stamp + i * dt`, a curve between."""
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.interpolate import CubicSpline
+from collections.abc import Sequence
 
+import numpy as np
+from scipy.interpolate import CubicSpline, PchipInterpolator
+
+from pi_vla_ros.robot import Joint
 from pi_vla_ros.types import ActionChunk
+
+
+TURN = 2 * np.pi
+ROUNDING = 1e-9  # s
 
 
 class Reference:
     """Target positions and their rates at any time; before the first and after the last action it rests there.
 
     Joints whose actions are velocities are integrated: their position is known only up to a constant, which
-    `anchor` fixes.
+    `anchor` fixes. So is that of continuous joints, up to whole turns.
     """
 
-    def __init__(self, chunk: ActionChunk, velocity_joints: np.ndarray):
-        """velocity_joints: (joints,) bool, where actions are velocities."""
-        self._stamp, self._length = chunk.stamp, (len(chunk.actions) - 1) * chunk.dt
-        times = np.arange(max(2, len(chunk.actions))) * chunk.dt  # a spline needs two points
+    def __init__(self, chunk: ActionChunk, joints: Sequence[Joint], lead: float = 0.0):
+        """lead: s by which the commands run ahead of the policy's time (the controller's lag)."""
+        self._stamp, self._length = chunk.stamp - lead, (len(chunk.actions) - 1) * chunk.dt
         actions = chunk.actions if len(chunk.actions) > 1 else np.repeat(chunk.actions, 2, axis=0)
-        self._spline = CubicSpline(times, actions)  # not-a-knot: exact for smooth chunks near their start
+        self._times = np.arange(len(actions)) * chunk.dt
+        self._velocity_joints = np.array([j.action.kind == "velocity" for j in joints])
+        self._continuous = np.array([j.continuous for j in joints])
+        self._actions = np.where(self._continuous & ~self._velocity_joints, np.unwrap(actions, axis=0), actions)
+        self._spline = CubicSpline(self._times, self._actions)  # not-a-knot: exact for smooth chunks near their start
         self._integral = self._spline.antiderivative()
-        self._velocity_joints = velocity_joints
-        self._offset = np.zeros(len(velocity_joints))
+        self._others = [(k, j.interpolation) for k, j in enumerate(joints) if j.interpolation != "cubic"]
+        self._offset = np.zeros(len(joints))
 
     def anchor(self, time: float, position: np.ndarray) -> None:
-        """Let the integrated joints be at `position` (joints,) at `time`."""
+        """Let integrated joints be at `position` (joints,) at `time`, and continuous ones within half a turn of it."""
         self._offset = np.zeros_like(self._offset)
-        self._offset = np.where(self._velocity_joints, position - self.at(np.array([time]))[0][0], 0.0)
+        gap = position - self.at(np.array([time]))[0][0]
+        turns = np.where(self._continuous, TURN * np.round(gap / TURN), 0.0)
+        self._offset = np.where(self._velocity_joints, gap, turns)
 
     @property
     def end(self) -> float:
@@ -41,6 +53,28 @@ class Reference:
         """Position and its rate at `times` (K,): each (K, joints)."""
         t = np.clip(times - self._stamp, 0.0, self._length)
         moving = ((times >= self._stamp) & (times <= self.end))[:, None]
-        spline, integrated = self._spline(t), self._velocity_joints
-        position = np.where(integrated, self._integral(t), spline) + self._offset
-        return position, np.where(moving, np.where(integrated, spline, self._spline(t, 1)), 0.0)
+        value, rate = self._spline(t), self._spline(t, 1)
+        for k, kind in self._others:
+            value[:, k], rate[:, k] = _INTERPOLATION[kind](self._times, self._actions[:, k], t)
+        integrated = self._velocity_joints
+        position = np.where(integrated, self._integral(t), value) + self._offset
+        return position, np.where(moving, np.where(integrated, value, rate), 0.0)
+
+
+def _monotone(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    curve = PchipInterpolator(times, values)
+    return curve(t), curve(t, 1)
+
+
+def _linear(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    segment = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
+    return np.interp(t, times, values), (np.diff(values) / np.diff(times))[segment]
+
+
+def _hold(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps: the limiter makes ramps of them."""
+    at = np.searchsorted(times, t + ROUNDING, side="right") - 1
+    return values[at], np.zeros_like(t)
+
+
+_INTERPOLATION = {"monotone": _monotone, "linear": _linear, "hold": _hold}

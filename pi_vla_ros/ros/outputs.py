@@ -46,12 +46,19 @@ class Outputs:
         """False when the plan came too late to take over without a step."""
         if not self._open:
             return False
-        if self.stream and not self.stream.offer(plan.trajectory, plan.join):
-            return False
         # a controller holds by itself; a trajectory that only rests would end in its past and be rejected
-        if self._publisher and plan.trajectory.velocities.any():
-            self._publisher.publish(joint_trajectory(plan.trajectory, self._names))
+        moves = self._publisher and plan.trajectory.velocities.any()
+        message = joint_trajectory(plan.trajectory, self._names) if moves else None
+        if self._late(plan) or (self.stream and not self.stream.offer(plan.trajectory, plan.join)):
+            return False
+        if message:
+            self._publisher.publish(message)
         return True
+
+    def _late(self, plan: Plan) -> bool:
+        """Making the message takes its time too. A plan that only rests is never late."""
+        now = self._node.get_clock().now().nanoseconds * 1e-9
+        return bool(plan.trajectory.velocities.any()) and now >= plan.join * plan.trajectory.step
 
     def close(self) -> None:
         self.silence()

@@ -29,6 +29,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from pi_vla_ros.control.motion import MotionController
+from pi_vla_ros.control.tracking import TrackingGuard
 from pi_vla_ros.msg import ActionChunk as ActionChunkMessage
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
@@ -44,6 +45,7 @@ from pi_vla_ros.ros.telemetry import Telemetry, diagnostics_message, status_mess
 from pi_vla_ros.types import ActionChunk
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
 SAME_LOG = 2.0  # s between two log lines of the same reason
 
 
@@ -75,7 +77,7 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._outputs.open()
-        self._active = True
+        self._active, self._last_now = True, self._now()
         self._ticking = [
             self.create_timer(1.0 / self._robot.timing.inference_hz, self._tick),
             self.create_timer(1.0, self._diagnose),
@@ -116,7 +118,7 @@ class PolicyNode(LifecycleNode):
         self._robot = load_robot(parameters.robot)
         self._buffer, self._telemetry = ObservationBuffer(self._robot), Telemetry()
         self._outputs = Outputs(self, self._robot)
-        self._motion = MotionController(self._robot, self._outputs.send)
+        self._motion, self._tracking = MotionController(self._robot, self._outputs.send), TrackingGuard(self._robot)
         begin = time.perf_counter()
         self._policy = Policy(parameters.checkpoint, self._robot, parameters.policy)
         if parameters.model not in ("any", self._policy.model):
@@ -174,8 +176,8 @@ class PolicyNode(LifecycleNode):
         """Take the newest coherent set, hand it to the inference thread, tell how things are. Never waits."""
         now, telemetry = self._now(), self._telemetry
         telemetry.ticks += 1
-        if self._motion.trajectory is None and not self._motion.estopped:
-            self._start_motion(now)
+        self._watch_clock(now)
+        self._watch_motion(now)
         if self._inference.busy:
             telemetry.deadline_misses += 1
         elif not self._prompt:
@@ -190,14 +192,33 @@ class PolicyNode(LifecycleNode):
                 self._inference.submit(taken, self._prompt)
         self._publish_status()
 
-    def _start_motion(self, now: float) -> None:
-        """Begin at the measured state; without one, command nothing."""
+    def _watch_motion(self, now: float) -> None:
+        """Begin at the measured state, without one command nothing; later see that the arm follows."""
         measured = self._buffer.newest_state(now)
         if isinstance(measured, Nothing):
-            self._telemetry.detail = measured.detail
+            if self._motion.trajectory is None:
+                self._telemetry.detail = measured.detail
             return
-        self._outputs.open()
-        self._motion.start(measured, now)
+        stamp, state = measured
+        trajectory = self._motion.trajectory
+        if trajectory is not None:
+            fault = self._tracking.check(trajectory, state, stamp)
+            if fault and self._motion.enabled:
+                self._motion.enable(False, now)
+                self._on_failure("tracking_error", fault)
+        elif not self._motion.estopped:
+            self._tracking.reset()
+            self._outputs.open()
+            self._motion.start(state, now)
+
+    def _watch_clock(self, now: float) -> None:
+        """A clock that jumped (a bag that loops, a simulation that was reset) makes all that was planned void."""
+        jumped = not -CLOCK_BACK < now - self._last_now < CLOCK_AHEAD
+        self._last_now = now
+        if jumped:
+            self._on_failure("clock_jump", "the ROS clock jumped: starting anew from the measured state")
+            self._fall_silent()
+            self._buffer.clear()
 
     def _on_chunk(self, chunk: ActionChunk, prompt: str) -> None:
         """In the inference thread: let the chunk take over, tell what the policy said."""
