@@ -107,6 +107,18 @@ def test_number_of_steps():
         assert (one.step(request()) - ten.step(request())).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_real_time_chunking_inputs(model):
+    """Full weights hold the start of the chunk to the target; the batch's rows do not mix."""
+    with engine(model) as e:
+        r = request(model)
+        target, weights = torch.randn(3, 7, 32), torch.zeros(3, 7)
+        weights[1, :4] = 1.0
+        free, guided = e.step(r), e.step(dataclasses.replace(r, rtc_target=target, rtc_weights=weights))
+        assert torch.equal(guided[[0, 2]], free[[0, 2]])
+        assert (guided - target)[1, :4].norm() < 0.3 * (free - target)[1, :4].norm()
+
+
 def test_stage_times():
     with engine() as e:
         e.step(request())
@@ -131,6 +143,8 @@ def test_stage_times():
         ({"noise": torch.zeros(3, 8, 32)}, "noise: must be (3, 7, 32)"),
         ({"noise": torch.full((3, 7, 32), float("nan"))}, "noise: has NaN"),
         ({"camera_mask": torch.ones(3, 2, dtype=torch.bool)}, "camera_mask: must be (3, 3)"),
+        ({"rtc_target": torch.zeros(3, 6, 32), "rtc_weights": torch.zeros(3, 7)}, "rtc_target: must be (3, 7, 32)"),
+        ({"rtc_target": torch.zeros(3, 7, 32)}, "rtc_weights: must be a torch.Tensor"),
         ({"state": torch.full((3, 32), float("inf"))}, "state: has NaN or infinite"),
         ({"state": torch.zeros(3, 14)}, "state: must be (3, 32)"),
     ],

@@ -18,6 +18,7 @@ from torch import Tensor
 from pi_vla_ros.engine.requests import Inputs
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.pi import PiModel, Prefix
+from pi_vla_ros.model.rtc import Guidance
 
 BUCKET = 16  # tokens by which captured prompt lengths differ
 WARM_UPS = 2  # runs before a capture: libraries set themselves up on a first call, which cannot be captured
@@ -60,6 +61,8 @@ class GraphRunner:
             self._lengths = torch.ones(max_batch, dtype=torch.int64)
             self._noise = torch.zeros(max_batch, g.chunk, g.action_dim)
             self._state = torch.zeros(max_batch, g.action_dim) if g.model == "pi0" else None
+            # always part of the graph: weights of 0 guide nothing
+            self._rtc = Guidance(torch.zeros_like(self._noise), torch.zeros(max_batch, g.chunk))
         self._marks = [torch.cuda.Event(enable_timing=True) for _ in range(6)]
         self._captured: dict[int, tuple[CudaGraph, CudaGraph]] = {}
         with torch.inference_mode():
@@ -75,8 +78,8 @@ class GraphRunner:
             return model.prefix(*model.join_prefix(seen, self._cameras, self._ids[:, :length], self._lengths))
 
         before = CudaGraph.capture(prefix, self._pool)
-        after = CudaGraph.capture(lambda: sample(model, before.output, self._noise, self._state, self._steps), self._pool)
-        return before, after
+        inputs = before.output, self._noise, self._state, self._steps, self._rtc
+        return before, CudaGraph.capture(lambda: sample(model, *inputs), self._pool)
 
     def run(self, inputs: Inputs) -> Tensor:
         """A checked request -> actions (B, chunk, action_dim) float32 on the host."""
@@ -89,6 +92,11 @@ class GraphRunner:
         self._write(self._noise, inputs.noise)
         if self._state is not None:
             self._write(self._state, inputs.state)
+        if inputs.rtc is None:
+            self._rtc.weights.zero_()
+        else:
+            self._write(self._rtc.target, inputs.rtc[0])
+            self._write(self._rtc.weights, inputs.rtc[1])
         longest = int(inputs.lang_lens.max())
         prefix, expert = self._captured[min(length for length in self._captured if length >= longest)]
         next(marks).record()

@@ -12,6 +12,7 @@ from torch import Tensor
 from pi_vla_ros.engine.requests import Inputs
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.pi import PiModel
+from pi_vla_ros.model.rtc import Guidance
 
 
 class ReferenceRunner:
@@ -42,7 +43,8 @@ class ReferenceRunner:
         marks.append(self._now())
         prefix = model.prefix(x, valid)
         marks.append(self._now())
-        actions = sample(model, prefix, noise, state, self._steps)
+        rtc = None if inputs.rtc is None else Guidance(*(x.to(self._device) for x in inputs.rtc))
+        actions = sample(model, prefix, noise, state, self._steps, rtc)
         marks.append(self._now())
         actions = actions.cpu()
         marks.append(self._now())

@@ -26,6 +26,9 @@ class PI05Request:
     noise:        (B, chunk, action_dim) float32, or None: drawn from `seed`.
     camera_mask:  (B, cameras) bool, or None: all cameras are there.
     seed:         seed of the noise, or None: the engine's own sequence goes on.
+    rtc_target:   (B, chunk, action_dim) float32, or None: no real-time chunking. What the previous chunk says for the
+                  times of this one, model units, 0 where it has ended.
+    rtc_weights:  (B, chunk) float32, with `rtc_target`: how strongly each action is held to it, 0..1.
     """
 
     pixel_values: Tensor
@@ -34,6 +37,8 @@ class PI05Request:
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
     seed: int | None = None
+    rtc_target: Tensor | None = None
+    rtc_weights: Tensor | None = None
 
     state = None  # π0.5 reads the state from the prompt
 
@@ -49,6 +54,8 @@ class PI0Request:
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
     seed: int | None = None
+    rtc_target: Tensor | None = None
+    rtc_weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Inputs:
     camera_mask: Tensor
     noise: Tensor
     state: Tensor | None
+    rtc: tuple[Tensor, Tensor] | None  # target and weights
 
 
 def check(request: PI05Request | PI0Request, g: Geometry, cameras: int, max_batch: int, draw) -> Inputs:
@@ -86,7 +94,12 @@ def check(request: PI05Request | PI0Request, g: Geometry, cameras: int, max_batc
     _floats("noise", noise, (batch, g.chunk, g.action_dim))
     if g.model == "pi0":
         _floats("state", request.state, (batch, g.action_dim))
-    return Inputs(images, ids, lengths, mask, noise, request.state)
+    rtc = None
+    if request.rtc_target is not None or request.rtc_weights is not None:
+        _floats("rtc_target", request.rtc_target, (batch, g.chunk, g.action_dim))
+        _floats("rtc_weights", request.rtc_weights, (batch, g.chunk))
+        rtc = request.rtc_target, request.rtc_weights
+    return Inputs(images, ids, lengths, mask, noise, request.state, rtc)
 
 
 def _tensor(name: str, value, dtype: torch.dtype) -> Tensor:

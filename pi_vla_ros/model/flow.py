@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.model.pi import PiModel, Prefix
+from pi_vla_ros.model.rtc import Guidance, guide
 
 STEPS = 10
 
@@ -17,10 +18,20 @@ def times(steps: int) -> list[float]:
     return [1.0 - i / steps for i in range(steps)]
 
 
-def sample(model: PiModel, prefix: Prefix, noise: Tensor, state: Tensor | None = None, steps: int = STEPS) -> Tensor:
+def sample(
+    model: PiModel,
+    prefix: Prefix,
+    noise: Tensor,
+    state: Tensor | None = None,
+    steps: int = STEPS,
+    guidance: Guidance | None = None,
+) -> Tensor:
     """noise [B, H, A] fp32 -> actions [B, H, A] fp32, in model units. x_t stays fp32 whatever the model runs in."""
     x = noise
     for t in times(steps):
         time = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        x = x - model.velocity(prefix, x, time, state) / steps
+        velocity = model.velocity(prefix, x, time, state)
+        if guidance is not None:
+            velocity = guide(velocity, x, t, guidance)
+        x = x - velocity / steps
     return x

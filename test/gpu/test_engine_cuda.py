@@ -54,6 +54,9 @@ def request(model, batch, seed):
     }
     if model == "pi0":
         fields["state"] = torch.randn(batch, 32, generator=g)
+    if seed % 2:
+        fields["rtc_target"] = torch.randn(batch, 7, 32, generator=g)
+        fields["rtc_weights"] = torch.rand(batch, 7, generator=g)
     return (PI0Request if model == "pi0" else PI05Request)(**fields)
 
 
