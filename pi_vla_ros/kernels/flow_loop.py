@@ -63,13 +63,18 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 @triton.jit
-def chunks_kernel(keys, values, key_chunks, value_chunks, key_rows, chunks, D: tl.constexpr, PDL: tl.constexpr):
+def chunks_kernel(
+    keys, values, key_chunks, value_chunks, lengths, layer_stride, chunks, D: tl.constexpr, PDL: tl.constexpr
+):
+    """The prefix's keys and values in the layout above. What is no key of the prefix becomes 0: a masked score has
+    weight 0, and 0 times whatever stood there before might be NaN."""
     chain(PDL)
     chunk, layer = tl.program_id(0), tl.program_id(1)
     place, d = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :]
     key = chunk * 64 + place
-    at = (layer * key_rows + key) * D + d
-    k, v = tl.load(keys + at, mask=key < key_rows, other=0.0), tl.load(values + at, mask=key < key_rows, other=0.0)
+    at = layer * layer_stride + key * D + d
+    some = key < tl.load(lengths)
+    k, v = tl.load(keys + at, mask=some, other=0.0), tl.load(values + at, mask=some, other=0.0)
     base = (layer * chunks + chunk) * (64 * D)
     tl.store(key_chunks + base + ((d // 64) * 64 + place) * 64 + ((d % 64 // 8) ^ (place % 8)) * 8 + d % 8, k)
     tl.store(value_chunks + base + d * 64 + ((place // 8) ^ (d % 8)) * 8 + place % 8, v)
@@ -129,10 +134,10 @@ class FlowLoop:
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
     def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, pdl: bool) -> None:
-        """x_t [H, A] in place; lengths [1] int32; keys, values [layers, 1, key_rows, D] of the prefix."""
-        key_rows = keys.shape[2]
+        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values [layers, ≥ 1, key_rows, D]: the first robot's."""
         chunks_kernel[(self._chunks, self._depth)](
-            keys, values, self._key_chunks, self._value_chunks, key_rows, self._chunks, 256, pdl, launch_pdl=pdl
+            keys, values, self._key_chunks, self._value_chunks, lengths, keys.stride(0), self._chunks, 256, pdl,
+            launch_pdl=pdl,
         )
         self._x_t[: len(x_t)].copy_(x_t)
         self._lengths.copy_(lengths[:1])

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast runner: one upload, one captured graph, one download.
 
-A graph is captured per (robots, cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the tokens that
+A graph is captured per (robots, cameras seen, prompt bucket, kind of pixels); prompts are rounded up to 16 tokens, the tokens that
 round up are masked by the robot's length, which the graph reads from memory. Masked cameras are left out of the batch.
 """
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -34,7 +36,7 @@ class FusedRunner:
         self._cameras, self._batch = cameras, max_batch
         self._prompt = -(-g.prompt_len // BUCKET) * BUCKET
         longest = cameras * g.vision.tokens + self._prompt
-        dtype = model.projector.weight.dtype
+        dtype = model.embed_tokens.weight.dtype
         with torch.no_grad():
             # a graph's own keys and values end within `longest` + suffix; attention reads whole blocks but masks them
             key_rows = longest + g.suffix
@@ -50,45 +52,60 @@ class FusedRunner:
             self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
-    def prepare(self, batch: int, cameras: int, prompt: int) -> None:
+    def prepare(self, batch: int, cameras: int, prompt: int, frames: bool = False) -> None:
         """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""
-        self._graph(batch, cameras, self._bucket(prompt))
+        self._graph(batch, cameras, self._bucket(prompt), frames)
 
     def run(self, inputs) -> Tensor:
-        """A checked request (engine/requests.py) -> actions (B, chunk, action_dim) float32 on the host."""
-        masks = inputs.camera_mask.tolist()
+        """A checked request (engine/requests.py) -> actions (B, chunk, action_dim) float32 on the host.
+
+        pixel_values may also be camera frames (B, cameras, S, S, 3) uint8; they are normalised on the GPU.
+        """
+        masks = [tuple(m) for m in inputs.camera_mask.tolist()]
+        if len(set(masks)) == 1:
+            return self._run_group(inputs, masks[0])
         answers: list[Tensor | None] = [None] * len(masks)
-        for mask in {tuple(m) for m in masks}:  # robots that see with the same cameras go together
-            group = [i for i, m in enumerate(masks) if tuple(m) == mask]
-            for i, actions in zip(group, self._run_group(inputs, group, mask), strict=True):
+        for mask in set(masks):  # robots that see with the same cameras go together
+            group = [i for i, m in enumerate(masks) if m == mask]
+            state = None if inputs.state is None else inputs.state[group]
+            fields = {n: getattr(inputs, n)[group] for n in ("pixel_values", "input_ids", "lang_lens", "noise")}
+            for i, actions in zip(group, self._run_group(SimpleNamespace(**fields, state=state), mask), strict=True):
                 answers[i] = actions
         return torch.stack(answers)
 
-    def _run_group(self, inputs, group: list[int], mask: tuple[bool, ...]) -> Tensor:
+    def _run_group(self, inputs, mask: tuple[bool, ...]) -> Tensor:
+        """Robots that all see with the cameras of `mask`."""
         cameras = [i for i, seen in enumerate(mask) if seen]
-        key = (len(group), len(cameras), self._bucket(int(inputs.lang_lens[group].max())))
+        # numpy on the host: a torch operation costs several times more there, and there are a dozen
+        pixels, lengths, ids, noise = (
+            t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids, inputs.noise)
+        )
+        n, frames = len(noise), inputs.pixel_values.dtype == torch.uint8
+        if len(cameras) < len(mask):
+            pixels = pixels[:, cameras]
+        key = (n, len(cameras), self._bucket(int(lengths.max())), frames)
         replay = self._graph(*key)
-        arena, pixels = self._arena, self.geometry.vision.tokens
-        host = arena.host
-        host.lengths[: len(group)] = (inputs.lang_lens[group] + len(cameras) * pixels).to(torch.int32)
-        ids = inputs.input_ids[group][:, : key[2]]
-        host.tokens[: len(group)].zero_()
-        host.tokens[: len(group), : ids.shape[1]] = ids
+        arena = self._arena
+        host, there = arena.host, arena.device
+        host.lengths[:n] = lengths + len(cameras) * self.geometry.vision.tokens
+        ids = ids[:, : key[2]]
+        host.tokens[:n, : ids.shape[1]] = ids
+        host.tokens[:n, ids.shape[1] :] = 0
         if inputs.state is not None:
-            host.state[: len(group)] = inputs.state[group]
-        host.noise[: len(group)] = inputs.noise[group]
-        images = inputs.pixel_values[group][:, cameras].flatten(0, 1)
-        host.images[: len(images)] = images
+            host.state[:n] = inputs.state.numpy(force=True)
+        host.noise[:n] = noise
+        target = host.frames if frames else host.images
+        target[: n * len(cameras)] = pixels.reshape(n * len(cameras), *pixels.shape[2:])
         if not self._cuda:
-            arena.upload(len(images))
+            arena.upload(n * len(cameras), frames)
             replay()
-            return arena.device.noise[: len(group)].clone()
+            return there.noise[:n].clone()
         with torch.cuda.stream(self._stream):
             self._ends[0].record()
-            arena.upload(len(images))
+            arena.upload(n * len(cameras), frames)
             replay()
-            out = self._actions[: len(group)]
-            out.copy_(arena.device.noise[: len(group)], non_blocking=True)
+            out = self._actions[:n]
+            out.copy_(there.noise[:n], non_blocking=True)
             self._ends[1].record()
         self._ends[1].synchronize()
         return out.clone()
@@ -105,14 +122,15 @@ class FusedRunner:
     def _bucket(self, length: int) -> int:
         return min(-(-length // BUCKET) * BUCKET, self._prompt)
 
-    def _launch(self, batch: int, cameras: int, prompt: int, mark=lambda i: None) -> None:
+    def _launch(self, batch: int, cameras: int, prompt: int, frames: bool, mark=lambda i: None) -> None:
         g, d = self.geometry, self._arena.device
         seen = cameras * g.vision.tokens
         share = seen + prompt
         x_t = d.noise[:batch].view(-1, g.action_dim)
         mark(0)
         if cameras:
-            self.vision.launch(d.images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
+            images = d.frames if frames else d.images
+            self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
         self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch])
         mark(2)
@@ -121,7 +139,8 @@ class FusedRunner:
         mark(3)
 
     @torch.no_grad()
-    def _graph(self, *key: int):
+    def _graph(self, *key):
+        """Replays (batch, cameras, prompt bucket, frames)."""
         if not self._cuda:
             return lambda: self._launch(*key)
         if key not in self._graphs:
@@ -154,17 +173,20 @@ class _Arena:
         pinned = device.type == "cuda"
         self._there = torch.zeros(end, dtype=torch.uint8, device=device)
         self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
-        self._images_at, self._image_bytes = offsets["images"], 3 * size * size * 4
+        offsets["frames"] = offsets["images"]  # a step brings either
+        fields["frames"] = (torch.uint8, (batch * cameras, size, size, 3))
+        self._images_at, self._pixels = offsets["images"], 3 * size * size
 
-        class Views:
-            def __init__(self, block: Tensor):
-                for name, (dtype, shape) in fields.items():
-                    count = torch.Size(shape).numel() * dtype.itemsize
-                    part = block[offsets[name] : offsets[name] + count]
-                    setattr(self, name, part.view(dtype).view(shape))
+        def views(block: Tensor) -> dict[str, Tensor]:
+            parts = {}
+            for name, (dtype, shape) in fields.items():
+                count = torch.Size(shape).numel() * dtype.itemsize
+                parts[name] = block[offsets[name] : offsets[name] + count].view(dtype).view(shape)
+            return parts
 
-        self.device, self.host = Views(self._there), Views(self._here)
+        self.device = SimpleNamespace(**views(self._there))
+        self.host = SimpleNamespace(**{name: part.numpy() for name, part in views(self._here).items()})
 
-    def upload(self, images: int) -> None:
-        end = self._images_at + images * self._image_bytes
+    def upload(self, images: int, frames: bool) -> None:
+        end = self._images_at + images * self._pixels * (1 if frames else 4)
         self._there[:end].copy_(self._here[:end], non_blocking=True)

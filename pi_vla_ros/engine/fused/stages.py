@@ -110,7 +110,7 @@ class PrefixStage:
         depth = len(model.language.layers)
         self._layers = []
         for i, layer in enumerate(model.language.layers):
-            self._layers.append(gemma_layer(layer, g.head_dim, dtype, pieces=tune.prefix_pieces, kv_only=i == depth - 1))
+            self._layers.append(gemma_layer(layer, g.head_dim, dtype, alternate=False, kv_only=i == depth - 1))
             drop(layer)
         self._table = model.embed_tokens.weight
         rows = batch * longest
@@ -119,7 +119,7 @@ class PrefixStage:
         self._q = torch.empty(rows, g.heads * g.head_dim, **empty)
         self._seen = torch.empty_like(self._q)
         self._mlp = torch.empty(rows, g.mlp, **empty)
-        self._raw = torch.empty(rows, 2 * g.mlp // tune.prefix_pieces, **empty)
+        self._raw = torch.empty(rows, 2 * g.mlp, **empty)
         self.keys = torch.zeros(depth, batch, key_rows, g.head_dim, **empty)
         self.values = torch.zeros_like(self.keys)
         self.rope = rope_tables(key_rows, g.head_dim, device)
@@ -149,10 +149,8 @@ class PrefixStage:
             attention(q.view(folded), k, v, seen.view(folded), lengths, bm=at.bm, bk=at.bk, stages=at.stages,
                       warps=at.warps, pdl=pdl)  # fmt: skip
             linear(seen, w.out, x, t.prefix_out, residual=x, stats_out=self._attended, pdl=pdl)
-            # pieces small enough that a product's result is still in the L2 cache when it is read again
-            for rows_of_piece, out in zip(w.up, mlp.chunk(len(w.up), dim=1), strict=True):
-                torch.mm(x, rows_of_piece.T, out=raw)
-                geglu(raw, out, self._attended, pdl=pdl)
+            torch.mm(x, w.up.T, out=raw)
+            geglu(raw, mlp, self._attended, pdl=pdl)
             torch.addmm(x, mlp, w.down.T, out=x)
             row_sums(x, self._done, pdl=pdl)
             before = self._done
@@ -170,7 +168,7 @@ class ExpertStage:
         self._pdl, self._steps = pdl, steps
         self._tokens, self._state_token = geometry.suffix, int(geometry.model == "pi0")
         device = model.action_in_proj.weight.device
-        self._layers = [gemma_layer(layer, g.head_dim, dtype) for layer in model.expert.layers]
+        self._layers = [gemma_layer(layer, g.head_dim, dtype, alternate=True) for layer in model.expert.layers]
         self._turns, cond = turns(model, steps)
         self._modulation = None if cond is None else modulations(model.expert, self._layers, cond)
         drop(model.expert)

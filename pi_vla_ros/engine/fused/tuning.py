@@ -32,7 +32,6 @@ class Tuning:
     prefix_kv: Tile = Tile(64, 64, 64, 4, 4)
     prefix_attention: AttentionTile = AttentionTile(64, 64, 2, 4)
     prefix_out: Tile = Tile(128, 128, 64, 4, 8)
-    prefix_pieces: int = 2  # of the MLP's first product (library)
     expert_qkv: Tile = Tile(64, 32, 128, 4, 4)
     expert_attention: AttentionTile = AttentionTile(64, 64, 1, 4)
     expert_out: Tile = Tile(64, 32, 128, 4, 4, split=4)

@@ -41,7 +41,7 @@ class VisionLayer:
 class GemmaLayer:
     qkv: Tensor  # the last prefix layer: keys and values only, and nothing else
     out: Tensor | None = None
-    up: Tensor | None = None  # expert: gate and up rows alternate; prefix: [pieces, gate rows then up rows, W]
+    up: Tensor | None = None  # expert: gate and up rows alternate; prefix: gate rows, then up rows
     down: Tensor | None = None
 
 
@@ -85,8 +85,8 @@ def kept(p: nn.Parameter, dtype: torch.dtype = torch.float32) -> Tensor:
     return p.detach().to(dtype)
 
 
-def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, pieces: int = 0, kv_only: bool = False) -> GemmaLayer:
-    """pieces: in how many the MLP's first product is done; 0: in one, with gate and up alternating."""
+def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, alternate: bool, kv_only: bool = False) -> GemmaLayer:
+    """alternate: rows of gate and up in turn, so that one tile of a product holds both halves of a pair."""
     a, m = layer.self_attn, layer.mlp
 
     def folded(norm, w: Tensor) -> Tensor:
@@ -98,10 +98,7 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, pieces: int = 0, kv
     if kv_only:
         return GemmaLayer(qkv)
     pair = m.gate_proj.weight, m.up_proj.weight
-    if pieces:
-        up = torch.stack([w.unflatten(0, (pieces, -1)) for w in pair], dim=1).flatten(1, 2)
-    else:
-        up = torch.stack(pair, dim=1).flatten(0, 1)
+    up = torch.stack(pair, dim=1).flatten(0, 1) if alternate else torch.cat(pair)
     out, down = kept(a.o_proj.weight, dtype).contiguous(), kept(m.down_proj.weight, dtype).contiguous()
     return GemmaLayer(qkv, out, folded(layer.post_attention_layernorm, up), down)
 

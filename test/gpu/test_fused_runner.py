@@ -1,0 +1,91 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The fused runner at full size on a GPU: against the fp32 PyTorch model, and against itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+
+from pi_vla_ros.engine.fused.autotune import blank_model  # noqa: E402
+from pi_vla_ros.engine.fused.runner import FusedRunner  # noqa: E402
+from pi_vla_ros.model.flow import sample  # noqa: E402
+from pi_vla_ros.model.geometry import PI0, PI05  # noqa: E402
+
+GEOMETRY = {"pi0": PI0, "pi05": PI05}
+CUDA = torch.device("cuda")
+
+
+def request(g, lengths, cameras=3, masks=None, seed=1):
+    rng, b, size = torch.Generator().manual_seed(seed), len(lengths), g.vision.image
+    return SimpleNamespace(
+        pixel_values=torch.rand(b, cameras, 3, size, size, generator=rng) * 2 - 1,
+        camera_mask=torch.ones(b, cameras, dtype=torch.bool) if masks is None else torch.tensor(masks),
+        input_ids=torch.randint(g.vocab, (b, g.prompt_len), generator=rng),
+        lang_lens=torch.tensor(lengths),
+        state=torch.randn(b, g.action_dim, generator=rng) if g.model == "pi0" else None,
+        noise=torch.randn(b, g.chunk, g.action_dim, generator=rng),
+    )
+
+
+def reference(model, r, steps):
+    x, valid = model.embed_prefix(*(t.to(CUDA) for t in (r.pixel_values, r.camera_mask, r.input_ids, r.lang_lens)))
+    state = None if r.state is None else r.state.to(CUDA)
+    return sample(model, model.prefix(x, valid), r.noise.to(CUDA), state, steps).cpu()
+
+
+def close(got, want):
+    error = (got - want).norm() / want.norm()
+    cosine = torch.nn.functional.cosine_similarity(got.flatten(), want.flatten(), 0)
+    print(f"relative error {error:.2e}, cosine {cosine:.6f}")
+    assert torch.isfinite(got).all() and error <= 2e-2 and cosine >= 0.9995
+
+
+@pytest.mark.parametrize("name", ["pi05", "pi0"])
+@pytest.mark.parametrize(("chunk", "steps", "resident"), [(50, 1, True), (50, 10, True), (63, 3, True), (10, 3, False)])
+@torch.inference_mode()
+def test_full_size(name, chunk, steps, resident):
+    torch.manual_seed(steps)
+    g = replace(GEOMETRY[name], chunk=chunk)
+    model = blank_model(g, CUDA, torch.bfloat16)
+    exact = copy.deepcopy(model).float()
+    cases = [request(g, [g.prompt_len]), request(g, [17], seed=2), request(g, [20], masks=[[True, False, True]], seed=3)]
+    wants = [reference(exact, r, steps) for r in cases]
+    del exact
+    from pi_vla_ros.engine.fused.tuning import tuning_for
+
+    tune = replace(tuning_for(torch.cuda.get_device_name()), resident=resident)
+    runner = FusedRunner(model, cameras=3, max_batch=1, steps=steps, tune=tune)
+    first = [runner.run(r) for r in cases]
+    for got, want in zip(first, wants, strict=True):
+        close(got, want)
+    poison(runner)
+    for r, got in zip(reversed(cases), reversed(first), strict=True):  # another order, poisoned buffers: the same bits
+        assert torch.equal(runner.run(r), got)
+    for _ in range(200):
+        assert torch.equal(runner.run(cases[0]), first[0])
+
+
+@torch.inference_mode()
+def test_batch_equals_single():
+    model = blank_model(PI05, CUDA, torch.bfloat16)
+    both = request(PI05, [200, 30], masks=[[True] * 3, [True] * 3])
+    runner = FusedRunner(copy.deepcopy(model), cameras=3, max_batch=2, steps=3)
+    got = runner.run(both)
+    for i in range(2):
+        one = SimpleNamespace(**{k: None if v is None else v[i : i + 1] for k, v in vars(both).items()})
+        close(got[i : i + 1], runner.run(one))
+
+
+def poison(runner) -> None:
+    """NaN wherever a step must write before it reads."""
+    p, e, v = runner.prefix, runner.expert, runner.vision
+    for buffer in (p.x, p._q, p._seen, p._mlp, p._raw, p.keys, p.values, v._x, v._h, v._qkv, v._mlp, e._q, e._seen, e._mlp):
+        buffer.fill_(float("nan"))
