@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pi_vla_ros.engine import (
     PI05Args,
     PI05Request,
 )
+from pi_vla_ros.model.rtc import schedule_weights
 from pi_vla_ros.processing.processor import Processor
 from pi_vla_ros.processing.units import policy_state
 from pi_vla_ros.robot import RobotConfig
@@ -71,8 +73,14 @@ class Policy:
         """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
         self._processor.check_prompt(prompt)
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable."""
+    def infer(
+        self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0
+    ) -> ActionChunk:
+        """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable.
+
+        previous, delay: for real-time chunking (`motion.stitcher: rtc`), the chunk that is being executed, and the s
+        from an observation until its chunk takes over.
+        """
         begin = time.perf_counter()
         state = policy_state(self._robot, observation.state)
         inputs = self._processor.prepare(observation.images, state, observation.prompt)
@@ -83,6 +91,8 @@ class Policy:
             "camera_mask": inputs.camera_mask,
             "noise": self._draw(),
         }
+        if previous is not None and self._robot.motion.stitcher == "rtc":
+            request |= self._agree_with(previous, observation.stamp, inputs.raw_state, delay)
         prepared = time.perf_counter()
         if self.model == "pi0":
             answer = self._engine.step(PI0Request(state=inputs.state, **request))
@@ -101,6 +111,23 @@ class Policy:
 
     def close(self) -> None:
         self._engine.close()
+
+    def _agree_with(self, previous: ActionChunk, stamp: float, raw_state: np.ndarray, delay: float) -> dict:
+        """Target and weights: what `previous` says for the times of a chunk that begins at `stamp`."""
+        g, motion = self._engine.geometry, self._robot.motion
+        ahead = (stamp - previous.stamp) / self._dt + np.arange(g.chunk)
+        ahead = ahead[(ahead >= 0) & (ahead <= len(previous.actions) - 1)]
+        scale, offset = self._actions
+        said = (previous.actions - offset) / scale
+        left = np.stack([np.interp(ahead, np.arange(len(said)), column) for column in said.T], axis=1)
+        target = np.zeros((1, g.chunk, g.action_dim), dtype=np.float32)
+        target[0, : len(left)] = self._processor.to_model(left, raw_state)
+        end = min(motion.rtc_horizon, len(left))
+        weights = schedule_weights(motion.rtc_schedule, math.ceil(delay / self._dt), end, g.chunk)
+        return {
+            "rtc_target": torch.from_numpy(target),
+            "rtc_weights": torch.from_numpy(weights.astype(np.float32))[None],
+        }
 
     def _draw(self) -> torch.Tensor:
         """Noise (1, chunk, action_dim) float32."""

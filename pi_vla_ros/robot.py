@@ -98,6 +98,15 @@ class Motion:
     """How chunks become motion."""
 
     plan_hz: float = setting(120.0, doc="knots of a trajectory (points of joint_trajectory)", unit="Hz", above=0)
+    stitcher: Literal["blend", "rtc", "replace"] = setting(
+        "blend",
+        doc="blend: hand over within a window; rtc: also let the model agree with the chunk before (real-time chunking); "
+        "replace: at once, under the limits (for comparison)",
+    )
+    rtc_schedule: Literal["zeros", "ones", "linear", "exp"] = setting(
+        "linear", doc="how the hold on the chunk before fades between the delay and rtc_horizon"
+    )
+    rtc_horizon: int = setting(10, doc="actions of a chunk that the one before has a say in", unit="actions", least=1)
     blend: float = setting(0.2, doc="window in which a new chunk is joined to the current motion", unit="s", above=0)
     start_ramp: float = setting(1.5, doc="the same, when starting from rest", unit="s", above=0)
     lead: float = setting(0.0, doc="lag of the controller: a command is what the policy wants this much later", unit="s")

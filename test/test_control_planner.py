@@ -181,6 +181,16 @@ def test_a_rough_policy_cannot_wind_the_motion_up():
             assert (reached <= furthest).all()
 
 
+def test_replace_takes_the_chunk_at_once_under_the_limits():
+    motion = dataclasses.replace(ROBOT.motion, stitcher="replace")
+    planner, blending = Planner(dataclasses.replace(ROBOT, motion=motion)), Planner(ROBOT)
+    away = chunk(NOW, np.tile(ROBOT.home + 0.01, (50, 1)))
+    at_once, faded = (p.follow(p.hold(ROBOT.home, NOW), away, NOW, 0.5).trajectory for p in (planner, blending))
+    assert_legal(at_once, planner.limits)
+    near = [np.argmax(t.positions[:, 0] > 0.009) for t in (at_once, faded)]
+    assert near[0] < near[1] - 20  # ticks
+
+
 def test_plan_rate_is_the_robots(sim_robot):
     faster = dataclasses.replace(sim_robot, motion=dataclasses.replace(sim_robot.motion, plan_hz=200.0))
     assert Planner(faster).step == 1 / 200

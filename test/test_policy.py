@@ -73,6 +73,20 @@ def test_noise_scale_and_seed(tiny_checkpoint, sim_robot):
     assert np.abs(calm).std() < np.abs(usual).std()
 
 
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_real_time_chunking_agrees_with_the_chunk_before(model, tiny_checkpoint, sim_robot):
+    """Where the chunk before is still executed, the new one is nearly the same at the same times."""
+    motion = dataclasses.replace(sim_robot.motion, stitcher="rtc", rtc_schedule="ones", rtc_horizon=10)
+    policy = Policy(tiny_checkpoint(model), dataclasses.replace(sim_robot, motion=motion), OPTIONS)
+    first = policy.infer(observation(sim_robot))
+    later = observation(sim_robot, prompt="wave", state=sim_robot.home + 0.1, stamp=12.5 + 2 * first.dt)
+    free, guided = policy.infer(later), policy.infer(later, previous=first, delay=0.3)
+    same_times = first.actions[2:12]  # two actions later
+    assert np.abs(guided.actions[:10] - same_times).mean() < 0.25 * np.abs(free.actions[:10] - same_times).mean()
+    blend = Policy(tiny_checkpoint(model), sim_robot, OPTIONS)
+    np.testing.assert_array_equal(blend.infer(later, previous=first).actions, blend.infer(later).actions)
+
+
 def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path):
     fewer = dataclasses.replace(sim_robot, joints=sim_robot.joints[:6])
     with pytest.raises(ValueError, match="has 6 joints, the checkpoint's state has 8 dimensions"):

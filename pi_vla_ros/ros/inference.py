@@ -26,7 +26,7 @@ class InferenceThread:
         failed: Callable[[str, str], None],
     ):
         self._policy, self._done, self._failed = policy, done, failed
-        self._work: tuple[Snapshot, str] | None = None
+        self._work: tuple[Snapshot, str, ActionChunk | None, float] | None = None
         self._wake, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
@@ -35,10 +35,10 @@ class InferenceThread:
     def busy(self) -> bool:
         return self._work is not None
 
-    def submit(self, snapshot: Snapshot, prompt: str) -> None:
-        """Start on a snapshot; only while not `busy`."""
+    def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
+        """Start on a snapshot; only while not `busy`. previous, delay: as `Policy.infer` takes them."""
         with self._wake:
-            self._work = (snapshot, prompt)
+            self._work = (snapshot, prompt, previous, delay)
             self._wake.notify()
 
     def close(self) -> None:
@@ -59,10 +59,11 @@ class InferenceThread:
             finally:
                 self._work = None
 
-    def _infer(self, snapshot: Snapshot, prompt: str) -> None:
+    def _infer(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         try:
             images = {slot: decode(message) for slot, (_, message) in snapshot.frames.items()}
-            chunk = self._policy.infer(Observation(images, snapshot.state, prompt, snapshot.stamp))
+            observation = Observation(images, snapshot.state, prompt, snapshot.stamp)
+            chunk = self._policy.infer(observation, previous, delay)
         except FrameError as error:
             self._failed("image_unreadable", str(error))
         except Exception as error:  # whatever it is: the node survives, the arm ends its trajectory and holds

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -28,7 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from pi_vla_ros.control.motion import MotionController
+from pi_vla_ros.control.motion import MotionController, State
 from pi_vla_ros.control.tracking import TrackingGuard
 from pi_vla_ros.msg import ActionChunk as ActionChunkMessage
 from pi_vla_ros.msg import InferenceStatus
@@ -46,6 +47,7 @@ from pi_vla_ros.types import ActionChunk
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
+DELAYS = 30  # measured delays of which the longest is expected of the next inference
 SAME_LOG = 2.0  # s between two log lines of the same reason
 
 
@@ -78,6 +80,7 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._outputs.open()
         self._active, self._last_now = True, self._now()
+        self._executed, self._delays = None, deque(maxlen=DELAYS)  # what real-time chunking goes by
         self._ticking = [
             self.create_timer(1.0 / self._robot.timing.inference_hz, self._tick),
             self.create_timer(1.0, self._diagnose),
@@ -189,7 +192,9 @@ class PolicyNode(LifecycleNode):
             else:
                 telemetry.skew_ms = 1e3 * taken.skew
                 self._submitted = time.perf_counter()
-                self._inference.submit(taken, self._prompt)
+                moving = self._motion.update(now) in (State.RUNNING, State.ENDING)
+                previous = self._executed if moving else None
+                self._inference.submit(taken, self._prompt, previous, max(self._delays, default=0.0))
         self._publish_status()
 
     def _watch_motion(self, now: float) -> None:
@@ -224,6 +229,9 @@ class PolicyNode(LifecycleNode):
         """In the inference thread: let the chunk take over, tell what the policy said."""
         inferred, telemetry = time.perf_counter(), self._telemetry
         refused = self._motion.chunk(chunk, self._now)
+        if not refused:
+            self._executed = chunk
+            self._delays.append(self._now() + self._robot.motion.margin - chunk.stamp)
         telemetry.inferences += 1
         telemetry.stage_ms = chunk.stage_ms
         telemetry.inference_ms = 1e3 * (inferred - self._submitted)
