@@ -14,9 +14,10 @@ import numpy as np
 from pi_vla_ros.robot import RobotConfig
 
 matplotlib.use("Agg")  # no display needed
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-COMMANDED, MEASURED, LIMIT = "#1f77b4", "#ff7f0e", "#c03030"
+COMMANDED, MEASURED, LIMIT, PREDICTED = "#1f77b4", "#ff7f0e", "#c03030", "#2ca02c"
+CHUNKS = 40  # predictions drawn over one recording
 
 
 def cameras(rows: Sequence[tuple[float, Mapping[str, np.ndarray]]], path: Path) -> None:
@@ -70,6 +71,90 @@ def latency(stages: Mapping[str, Sequence[float]], totals: Sequence[float], arri
         axis.set_title(f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms", fontsize=9)
         axis.set_xlabel("ms", fontsize=8)
         axis.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def predictions(robot: RobotConfig, curves: Mapping[str, np.ndarray], path: Path) -> None:
+    """Recorded, commanded and predicted positions; a dot where an inference began. curves: `Episode.curves`."""
+    time, dt, every = curves["time"], 1.0 / robot.timing.action_hz, max(1, len(curves["chunk_stamp"]) // CHUNKS)
+    ahead = np.arange(curves["chunk_actions"].shape[1]) * dt
+    stamps, chunks = curves["chunk_stamp"][::every], curves["chunk_actions"][::every]
+    figure, axes = plt.subplots(len(robot.joints), 1, figsize=(13, 1.7 * len(robot.joints)), sharex=True, squeeze=False)
+    for j, (axis, joint) in enumerate(zip(axes[:, 0], robot.joints, strict=True)):
+        axis.plot(time, curves["recorded"][:, j], color=MEASURED, lw=1.8, label="demonstrated")
+        axis.plot(time, curves["commanded"][:, j], color=COMMANDED, lw=0.8, label="would be commanded")
+        if joint.action.kind == "position":
+            for stamp, actions in zip(stamps, chunks[:, :, j], strict=True):
+                axis.plot(stamp + ahead, actions, color=PREDICTED, lw=0.6, alpha=0.6)
+                axis.plot(stamp, actions[0], "o", color=PREDICTED, ms=2.5)
+        axis.set_ylabel(joint.name, fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.25)
+    axes[0][0].plot([], [], "o-", color=PREDICTED, lw=0.6, ms=2.5, label="predicted (some)")
+    axes[0][0].legend(loc="upper right", fontsize=7, ncols=3)
+    axes[-1][0].set_xlabel("s")
+    _save(figure, path)
+
+
+def error_by_horizon(errors: Mapping, dt: float, path: Path) -> None:
+    """errors: what `metrics.error_summary` gives; normalised, beside an arm that stands still."""
+    rows = errors["by_horizon"]
+    ahead = dt * np.arange(len(rows))
+    mean, low, high, still = (
+        np.array([np.nan if r[k] is None else r[k] for r in rows]) for k in ("mean", "low", "high", "standing_still")
+    )
+    figure, axis = plt.subplots(figsize=(9, 3.6))
+    axis.fill_between(ahead, low, high, color=COMMANDED, alpha=0.2, lw=0)
+    axis.plot(ahead, mean, color=COMMANDED, label="policy (band: 95 % over recordings)")
+    axis.plot(ahead, still, color="#888888", ls="--", label="an arm that stands still")
+    axis.set_xlabel("s after the observation")
+    axis.set_ylabel("mean error, normalised")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
+    _save(figure, path)
+
+
+def latency_timeline(at: np.ndarray, total: np.ndarray, period_ms: float, path: Path) -> None:
+    """Histogram of the time of inference, and its course; at (N,) s, total (N,) ms. Dashed: a tick."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 3.2), width_ratios=(1, 2))
+    left.hist(total, bins=60, color=COMMANDED)
+    p50, p99 = np.percentile(total, (50, 99))
+    left.set_title(f"p50 {p50:.1f}, p99 {p99:.1f}, max {total.max():.1f} ms", fontsize=9)
+    left.set_xlabel("ms")
+    left.axvline(period_ms, color=LIMIT, lw=0.8, ls="--")
+    right.plot(at, total, ".", ms=2, color=COMMANDED)
+    right.axhline(period_ms, color=LIMIT, lw=0.8, ls="--")
+    right.set_xlabel("s of the recording")
+    right.set_ylabel("ms")
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def arrival_jitter(ages: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Per camera, p50 to max of the ms between a frame's stamp and its arrival in the recording."""
+    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.5 * max(1, len(ages))))
+    for k, late in enumerate(ages.values()):
+        if late:
+            axis.plot([late["p50"], late["max"]], [k, k], color="#bbbbbb", lw=3)
+            for name, colour in (("p50", COMMANDED), ("p95", PREDICTED), ("p99", MEASURED), ("max", LIMIT)):
+                axis.plot(late[name], k, "o", color=colour, label=name if k == 0 else None)
+    axis.set_yticks(range(len(ages)), list(ages), fontsize=8)
+    axis.set_xlabel("ms from stamp to arrival")
+    axis.legend(fontsize=7, ncols=4)
+    _save(figure, path)
+
+
+def by_delay(rows: Sequence[Mapping], path: Path) -> None:
+    """rows: `by_delay` of an episode; how far the commanded motion strays from the demonstrated one."""
+    rows = sorted((r for r in rows if r["strayed"] is not None), key=lambda r: r["delay_ms"])
+    figure, axis = plt.subplots(figsize=(9, 3.0))
+    axis.plot([r["delay_ms"] for r in rows], [r["strayed"] for r in rows], "o-", color=COMMANDED)
+    axis.set_xlabel("ms that inference takes")
+    axis.set_ylabel("commanded against demonstrated,\nnormalised", fontsize=8)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
     _save(figure, path)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _STYLE = """
@@ -38,6 +38,26 @@ def write_report(path: Path, title: str, summary: Mapping, pictures: Mapping[str
     raw = html.escape(json.dumps(summary, indent=2))
     parts.append(f"<h2>Numbers</h2><details><summary>summary.json</summary><pre>{raw}</pre></details></body></html>")
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole page around `body`, lines of HTML."""
+    head = "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+    head += f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+    return "\n".join([head, f"<h1>{html.escape(title)}</h1>", *body, "</body></html>"])
+
+
+def picture(name: str, data: bytes, kind: str = "png") -> str:
+    """An image inside the page; `kind`: png or jpeg."""
+    text = base64.b64encode(data).decode("ascii")
+    return f"<img alt='{html.escape(name)}' src='data:image/{kind};base64,{text}'>"
+
+
+def table(rows: Sequence[Sequence], heads: Sequence[str]) -> str:
+    """Numbers with a few digits, the rest as text."""
+    line = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{_cell(v)}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table><tr>{line}</tr>{body}</table>"
 
 
 def _row(name: str, value) -> str:

@@ -1,0 +1,225 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""One recording through the twin: everything that is measured of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from pi_vla_ros.observation_buffer import Snapshot
+from pi_vla_ros.replay.errors import Moment, PredictionErrors, Sums
+from pi_vla_ros.replay.lane import Lane
+from pi_vla_ros.replay.metrics import number, spread, stream_summary
+from pi_vla_ros.replay.recorded import RecordedCommands
+from pi_vla_ros.replay.source import NANO, Source, SourceError
+from pi_vla_ros.replay.twin import Infers, Twin
+from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.types import ActionChunk, Observation
+
+THUMBNAIL = 320  # pixels wide
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What came out. summary and sums depend on the recording and the policy only; timing on this machine.
+
+    curves: arrays over ticks: time (N,) s since the start, commanded and recorded (N, joints); of the chunks shown:
+            chunk_stamp (K,) s since the start, chunk_actions (K, H, joints).
+    timing: arrays over inferences: at (N,) s since the start, total (N,) ms, and each stage by name.
+    """
+
+    summary: dict
+    sums: Sums
+    curves: dict[str, np.ndarray]
+    timing: dict[str, np.ndarray]
+    worst: list[Moment]
+
+
+@dataclass
+class _Log:
+    skew_ms: list[float] = field(default_factory=list)
+    age_ms: list[float] = field(default_factory=list)
+    stamps: dict[str, list[float]] = field(default_factory=dict)
+    received: dict[str, list[float]] = field(default_factory=dict)
+    at: list[float] = field(default_factory=list)
+    total_ms: list[float] = field(default_factory=list)
+    stage_ms: dict[str, list[float]] = field(default_factory=dict)
+    ticks: deque = field(default_factory=deque)  # (time, commanded by each lane) not yet compared
+    curve: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+class Evaluation:
+    """Feeds one source to a twin, tick by tick, and measures."""
+
+    def __init__(
+        self, source: Source, robot: RobotConfig, policy: Infers, scale: np.ndarray, prompt: str, delays: list[float]
+    ):
+        """delays: s; the first is the node's, the others show what another would do. scale: see PredictionErrors."""
+        self._source, self._robot, self._delays = source, robot, delays
+        self._begin, self._log = source.start * 1e-9, _Log()
+        self._recorded = RecordedCommands(source.commands, robot.joint_names, robot.replay.shift, source.name)
+        self._errors = PredictionErrors(robot, self._recorded, scale)
+        self._twin = Twin(robot, policy, prompt, [round(d * NANO) for d in delays], self._inferred)
+        self._strayed = np.zeros((len(delays), 2))  # commanded against recorded: normalised sum, count
+        self._scale = scale
+
+    def run(self, progress: Callable[[float], None]) -> Episode:
+        """progress(s of the recording that are done). Raises SourceError, naming recording and topic."""
+        tick, hz, commands = 0, self._robot.timing.inference_hz, 0
+        due = self._source.start
+        for event in self._source.events():
+            while due < event.received:  # what came by the tick's time is seen by it, as an executor would
+                self._tick(due)
+                tick += 1
+                due = self._source.start + round(tick * NANO / hz)
+                if tick % 30 == 0:
+                    progress((due - self._source.start) / NANO)
+            if event.kind == "command":
+                self._recorded.put(event.message, event.received * 1e-9)
+                commands += 1
+                continue
+            if event.kind == "image":
+                self._note(event.slot, event.message.header.stamp, event.received)
+            self._twin.put(event)
+        if not commands:
+            raise SourceError(f"{self._source.name}: no commands ({self._source.commands}) in the replayed part")
+        self._recorded.finish(self._source.end * 1e-9)
+        self._compare(everything=True)
+        for lane in self._twin.lanes:
+            lane.finish(self._source.end * 1e-9)
+        if not self._errors.compared:
+            raise SourceError(f"{self._source.name}: {self._why_nothing()}")
+        return self._episode()
+
+    def _tick(self, due: int) -> None:
+        self._log.ticks.append((due * 1e-9, self._twin.tick(due)))
+        self._recorded.passed(due * 1e-9)
+        self._compare()
+
+    def _note(self, slot: str, stamp, received: int) -> None:
+        self._log.stamps.setdefault(slot, []).append(stamp.sec + 1e-9 * stamp.nanosec)
+        self._log.received.setdefault(slot, []).append(received * 1e-9)
+
+    def _inferred(self, observation: Observation, chunk: ActionChunk, snapshot: Snapshot, ms: float) -> None:
+        log = self._log
+        log.skew_ms.append(1e3 * snapshot.skew)
+        log.at.append(chunk.stamp - self._begin)
+        log.total_ms.append(ms)
+        for stage, took in chunk.stage_ms.items():
+            log.stage_ms.setdefault(stage, []).append(took)
+        pictures = {slot: thumbnail(image) for slot, image in observation.images.items()}
+        self._errors.add(chunk, observation.state, pictures)
+
+    def _compare(self, everything: bool = False) -> None:
+        needed = self._errors.resolve(everything)
+        ticks = self._log.ticks
+        while ticks and (everything or ticks[0][0] <= self._recorded.known):
+            time, commanded = ticks.popleft()
+            recorded = self._recorded.at(np.array([time]))[0]
+            for k, positions in enumerate(commanded):
+                if positions is not None and np.isfinite(recorded).all():
+                    self._strayed[k] += (np.abs(positions - recorded) * self._scale).mean(), 1
+            if commanded[0] is not None:
+                self._log.curve.append((time - self._begin, commanded[0], recorded))
+        self._recorded.forget(min(needed, ticks[0][0]) if ticks else needed)
+
+    def _why_nothing(self) -> str:
+        twin = self._twin
+        if twin.inferences:
+            return f"no prediction could be compared: no {self._source.commands} at the times of the actions"
+        reasons = "; ".join(f"{why} ({count}): {twin.details.get(why, '')}" for why, count in twin.reasons().items())
+        topics = ", ".join(f"{slot} is {camera.topic}" for slot, camera in self._robot.cameras.items())
+        return f"no inference in {twin.ticks} ticks: {reasons}. Cameras: {topics}"
+
+    def _episode(self) -> Episode:
+        log, errors = self._log, self._errors
+        times, commanded, recorded = (np.array([row[i] for row in log.curve]) for i in range(3))
+        curves = {
+            "time": times,
+            "commanded": commanded,
+            "recorded": recorded,
+            "chunk_stamp": np.array([c.stamp - self._begin for c in errors.shown]),
+            "chunk_actions": np.stack([c.actions for c in errors.shown]),
+        }
+        timing = {"at": log.at, "total": log.total_ms, **log.stage_ms}
+        return Episode(self._summary(), errors.sums, curves, {k: np.array(v) for k, v in timing.items()}, errors.worst)
+
+    def _summary(self) -> dict:
+        twin, log, node = self._twin, self._log, self._twin.lanes[0]
+        names, total, count = self._robot.joint_names, *self._errors.change
+        return {
+            "recording": self._source.name,
+            "commands": self._source.commands,
+            "duration_s": number((self._source.end - self._source.start) / NANO),
+            "prompt": twin.prompt,
+            "ticks": twin.ticks,
+            "inferences": twin.inferences,
+            "compared": self._errors.compared,
+            "assumed_delay_ms": number(1e3 * self._delays[0]),
+            "busy_ticks": twin.deadline_misses,
+            "drops": twin.reasons(),
+            "details": dict(sorted(twin.details.items())),
+            "skew_ms": spread(log.skew_ms),
+            "cameras": {
+                slot: stream_summary(log.stamps.get(slot, []), log.received.get(slot, []), self._begin)
+                for slot in self._robot.cameras
+            },
+            "change_between_predictions": {
+                n: number(t / c) if c else None for n, t, c in zip(names, total, count, strict=True)
+            },
+            **motion_summary(node, names, self._robot.timing.inference_hz),
+            "worst": [
+                {"at_s": number(m.stamp - self._begin), "normalised_mae": number(m.score)} for m in self._errors.worst
+            ],
+            "by_delay": [
+                delay_summary(lane, delay, strayed, self._robot.timing.inference_hz)
+                for lane, delay, strayed in zip(twin.lanes, self._delays, self._strayed, strict=True)
+            ],
+        }
+
+
+def motion_summary(lane: Lane, names: list[str], hz: float) -> dict:
+    """What the motion controller made of the chunks."""
+    done, joins = lane.executed, np.array(lane.executed.joins).reshape(-1, 4)
+    clips = map(int, lane.motion.counters.clipped)
+    rms = np.sqrt(done.jerk_squares / max(1, done.jerk_count))
+    return {
+        "joins": {
+            "count": len(joins),
+            "position_step_unstitched": spread(joins[:, 0]),
+            "velocity_step_unstitched": spread(joins[:, 1]),
+            "position_step": spread(joins[:, 2]),
+            "velocity_step": spread(joins[:, 3]),
+        },
+        "jerk": {n: {"rms": number(r), "max": number(p)} for n, r, p in zip(names, rms, done.jerk_peak, strict=True)},
+        "travelled": {n: number(p) for n, p in zip(names, done.path, strict=True)},
+        "clips": dict(zip(("position", "velocity", "acceleration"), clips, strict=True)),
+        "state_s": {state: number(count / hz) for state, count in sorted(lane.states.items())},
+    }
+
+
+def delay_summary(lane: Lane, delay: float, strayed: np.ndarray, hz: float) -> dict:
+    """The same chunks, after another delay: how far the commanded motion is from the recorded one."""
+    joins = np.array(lane.executed.joins).reshape(-1, 4)
+    return {
+        "delay_ms": number(1e3 * delay),
+        "chunks": len(joins),
+        "strayed": number(strayed[0] / strayed[1]) if strayed[1] else None,
+        "position_step_unstitched": spread(joins[:, 0]),
+        "clips": int(lane.motion.counters.clipped.sum()),
+        "not_running_s": number(sum(c for s, c in lane.states.items() if s != "RUNNING") / hz),
+        "rejected": dict(sorted(lane.motion.counters.rejected.items())),
+    }
+
+
+def thumbnail(image: np.ndarray) -> bytes:
+    """(height, width, 3) RGB -> a small JPEG."""
+    height, width = image.shape[:2]
+    if width > THUMBNAIL:
+        image = cv2.resize(image, (THUMBNAIL, max(1, height * THUMBNAIL // width)), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,0 +1,142 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Many recordings, one after the other or in several processes; the results do not depend on which."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pi_vla_ros.replay import store
+from pi_vla_ros.replay.bags import BagSource
+from pi_vla_ros.replay.episode import Evaluation
+from pi_vla_ros.replay.source import SourceError
+from pi_vla_ros.robot import RobotConfig
+
+Progress = Callable[[int, float], None]  # (recording's index, s of it that are done)
+POLL = 0.2  # s
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about every recording. Times in s; policy: fields of PolicyOptions.
+
+    delay:  assumed time of inference, which moves the simulated clock; what it takes here is only reported.
+    delays: others that are tried on the same predictions.
+    """
+
+    robot: RobotConfig
+    checkpoint: str
+    prompt: str = ""
+    namespace: str = ""
+    start: float = 0.0
+    duration: float = 0.0
+    delay: float = 0.033
+    delays: tuple[float, ...] = (0.0, 0.033, 0.066, 0.1, 0.2)
+    policy: dict = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        """Everything that the answer depends on, for JSON; the checkpoint with the age of its files."""
+        path = Path(self.checkpoint)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return asdict(self) | {"files": [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]}
+
+
+class Worker:
+    """A loaded policy that evaluates recordings."""
+
+    def __init__(self, question: Question):
+        """Raises CheckpointError, PolicyError and the like (ValueErrors), for a person to read."""
+        from pi_vla_ros.checkpoint import load_checkpoint
+        from pi_vla_ros.policy import Policy, PolicyOptions
+
+        self._question = question
+        self.policy = Policy(question.checkpoint, question.robot, PolicyOptions(**question.policy))
+        self._scale = normalised_scale(load_checkpoint(question.checkpoint), question.robot)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """(joints,) normalised units per robot unit."""
+        return self._scale
+
+    def evaluate(self, recording: Path, folder: Path, progress: Callable[[float], None]) -> None:
+        """Leaves `folder` complete, or not at all. Raises SourceError or OSError."""
+        q = self._question
+        source = BagSource(recording, q.robot, q.namespace, q.start, q.duration)
+        evaluation = Evaluation(source, q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays])
+        store.save(folder, evaluation.run(progress), 1e3 / q.robot.timing.inference_hz)
+
+    def close(self) -> None:
+        self.policy.close()
+
+
+def normalised_scale(checkpoint, robot: RobotConfig) -> np.ndarray:
+    """(joints,): normalised units of the checkpoint's actions per robot unit."""
+    transform, joints = checkpoint.normalization.action, len(robot.joints)
+    slope = transform.forward(np.ones(joints)) - transform.forward(np.zeros(joints))
+    return np.abs(slope / np.array([j.action.scale for j in robot.joints]))
+
+
+def evaluate_all(
+    question: Question, work: list[tuple[Path, Path]], jobs: int, progress: Progress
+) -> Iterator[tuple[int, str | None]]:
+    """work: (recording, its folder). Yields (index, None or what is wrong with it) as they are done.
+
+    Raises ValueError when the checkpoint cannot be used, OSError when nothing can be written any more.
+    """
+    if jobs == 1 or len(work) <= 1:
+        worker = Worker(question)
+        try:
+            for k, (recording, folder) in enumerate(work):
+                yield k, _attempt(worker, recording, folder, lambda done, k=k: progress(k, done))
+        finally:
+            worker.close()
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    told = context.Queue()
+    with ProcessPoolExecutor(min(jobs, len(work)), context, _start, (question, told)) as pool:
+        futures = {pool.submit(_evaluate, k, *item): k for k, item in enumerate(work)}
+        try:
+            while futures:
+                done, _ = wait(futures, POLL, "FIRST_COMPLETED")
+                _drain(told, progress)
+                for future in done:
+                    yield futures.pop(future), future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _attempt(worker: Worker, recording: Path, folder: Path, progress: Callable[[float], None]) -> str | None:
+    try:
+        worker.evaluate(recording, folder, progress)
+    except SourceError as error:
+        return str(error)
+    return None
+
+
+def _drain(told, progress: Progress) -> None:
+    try:
+        while True:
+            progress(*told.get_nowait())
+    except queue.Empty:
+        pass
+
+
+_worker: Worker | None = None  # of this process
+_told = None
+
+
+def _start(question: Question, told) -> None:
+    global _worker, _told
+    _worker, _told = Worker(question), told
+
+
+def _evaluate(k: int, recording: Path, folder: Path) -> str | None:
+    return _attempt(_worker, recording, folder, lambda done: _told.put((k, done)))

@@ -1,0 +1,136 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers from sums: per episode, and over episodes with confidence. The same input always gives the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+RESAMPLES = 1000  # of the bootstrap
+CONFIDENCE = 95.0  # %
+DIGITS = 7
+
+
+def number(value: float) -> float | None:
+    """A float for JSON: a few digits; None for what is not a number."""
+    return float(f"{float(value):.{DIGITS}g}") if np.isfinite(value) else None
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """p50, p95, p99 and max; empty without values."""
+    found = np.asarray(values, dtype=float)
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return {}
+    p50, p95, p99 = np.percentile(found, (50, 95, 99))
+    return {"p50": number(p50), "p95": number(p95), "p99": number(p99), "max": number(found.max())}
+
+
+def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, NaN where nothing was counted."""
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
+
+
+def pooled(total: np.ndarray, count: np.ndarray, seed: int = 0) -> dict[str, float | None]:
+    """Mean over all that was counted, with a bootstrap interval over episodes (E,): they vary, not their frames.
+
+    low and high are None with fewer than two episodes: nothing is known about how they vary.
+    """
+    total, count = np.asarray(total, float), np.asarray(count, float)
+    counted = count > 0
+    total, count = total[counted], count[counted]
+    mean = number(total.sum() / count.sum()) if len(total) else None
+    if len(total) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    drawn = np.random.default_rng(seed).integers(0, len(total), (RESAMPLES, len(total)))
+    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+    low, high = np.percentile(means, (50 - CONFIDENCE / 2, 50 + CONFIDENCE / 2))
+    return {"mean": mean, "low": number(low), "high": number(high)}
+
+
+def error_summary(sums: Mapping[str, np.ndarray], names: Sequence[str], scale: np.ndarray) -> dict:
+    """sums: count, absolute, squared, still, each (E, H, J); scale: (J,) normalised units per robot unit.
+
+    Per joint in the robot's units; all joints together normalised, over the chunk and by horizon step.
+    """
+    count, absolute, squared, still = (np.asarray(sums[k], float) for k in ("count", "absolute", "squared", "still"))
+    joints = {
+        name: {
+            "mae": pooled(absolute[:, :, j].sum(1), count[:, :, j].sum(1)),
+            "mse": pooled(squared[:, :, j].sum(1), count[:, :, j].sum(1)),
+            "standing_still_mae": pooled(still[:, :, j].sum(1), count[:, :, j].sum(1)),
+            "normalised_mae": pooled(scale[j] * absolute[:, :, j].sum(1), count[:, :, j].sum(1)),
+            "normalised_mse": pooled(scale[j] ** 2 * squared[:, :, j].sum(1), count[:, :, j].sum(1)),
+        }
+        for j, name in enumerate(names)
+    }
+    steps = [
+        pooled((scale * absolute[:, h]).sum(1), count[:, h].sum(1))
+        | {"standing_still": _mean(scale * still[:, h], count[:, h])}
+        for h in range(count.shape[1])
+    ]
+    everything = count.sum((1, 2))
+    return {
+        "normalised_mae": pooled((scale * absolute).sum((1, 2)), everything),
+        "normalised_mse": pooled((scale**2 * squared).sum((1, 2)), everything),
+        "standing_still_normalised_mae": pooled((scale * still).sum((1, 2)), everything),
+        "joints": joints,
+        "by_horizon": steps,
+    }
+
+
+def error_rows(sums: Mapping[str, np.ndarray], names: Sequence[str], scale: np.ndarray, dt: float) -> list[dict]:
+    """One row per joint and horizon step, over all episodes: what `metrics.csv` holds."""
+    count, absolute, squared, still = (np.asarray(sums[k], float) for k in ("count", "absolute", "squared", "still"))
+    rows = []
+    for j, name in enumerate(names):
+        for h in range(count.shape[1]):
+            mae = pooled(absolute[:, h, j], count[:, h, j])
+            mse = _mean(squared[:, h, j], count[:, h, j])
+            rows.append(
+                {
+                    "joint": name,
+                    "step": h,
+                    "after_s": number(h * dt),
+                    "count": int(count[:, h, j].sum()),
+                    "mae": mae["mean"],
+                    "mae_low": mae["low"],
+                    "mae_high": mae["high"],
+                    "mse": mse,
+                    "normalised_mae": None if mae["mean"] is None else number(scale[j] * mae["mean"]),
+                    "normalised_mse": None if mse is None else number(scale[j] ** 2 * mse),
+                    "standing_still_mae": _mean(still[:, h, j], count[:, h, j]),
+                }
+            )
+    return rows
+
+
+def stream_summary(stamps: Sequence[float], received: Sequence[float], begin: float) -> dict:
+    """One topic: stamps and receive times, s. lost: share of messages missing in an otherwise even row of stamps."""
+    stamps, received = np.asarray(stamps), np.asarray(received)
+    if not len(stamps):
+        return {"count": 0}
+    spacing = np.diff(stamps)
+    forward = spacing[spacing > 0]
+    found = {
+        "count": len(stamps),
+        "starts_after_s": number(received[0] - begin),
+        "out_of_order": int((spacing <= 0).sum()),
+        "late_ms": spread(1e3 * (received - stamps)),
+    }
+    if len(forward):
+        usual = np.median(forward)
+        missing = np.maximum(np.round(forward / usual) - 1, 0).sum()
+        found |= {
+            "rate_hz": number(len(forward) / forward.sum()),
+            "longest_gap_s": number(forward.max()),
+            "lost": number(missing / (missing + len(stamps))),
+        }
+    return found
+
+
+def _mean(total: np.ndarray, count: np.ndarray) -> float | None:
+    counted = float(np.sum(count))
+    return number(np.sum(total) / counted) if counted else None

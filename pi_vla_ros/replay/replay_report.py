@@ -1,0 +1,139 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a replay: verdict first, then what it rests on."""
+
+from __future__ import annotations
+
+import html
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pi_vla_ros.replay import plots, store
+from pi_vla_ros.replay.report import page, picture, table
+from pi_vla_ros.robot import RobotConfig
+
+SHOWN = 8  # recordings drawn; the numbers have all
+
+
+def write_replay_report(path: Path, robot: RobotConfig, summary: dict, folders: list[Path]) -> None:
+    """One HTML file that needs nothing else. folders: of the recordings, in the order of summary["episodes"]."""
+    episodes = list(zip(summary["episodes"], folders, strict=True))
+    body = [*_verdict(summary), *_overview(summary)]
+    body += ["<h2>Error by joint</h2>", _joints(summary)]
+    horizon = _drawn(lambda p: plots.error_by_horizon(summary["errors"], summary["dt_s"], p))
+    body += ["<h2>Error by horizon</h2>", horizon]
+    for episode, folder in episodes[:SHOWN]:
+        body += _episode(robot, episode, folder)
+    if len(episodes) > SHOWN:
+        body.append(f"<p>The other {len(episodes) - SHOWN} recordings are in summary.json.</p>")
+    raw = html.escape(json.dumps({k: v for k, v in summary.items() if k != "episodes"}, indent=2, ensure_ascii=False))
+    body.append(
+        f"<h2>Numbers</h2><details><summary>summary.json, without recordings</summary><pre>{raw}</pre></details>"
+    )
+    store.write_text(path, page(f"Replay on robot '{robot.name}'", body))
+
+
+def _verdict(summary: dict):
+    found = summary["verdict"]
+    yield f"<p>{html.escape(summary['checkpoint'])}</p><ul>"
+    for sentence in found["sentences"]:
+        yield f"<li class='{'good' if sentence['good'] else 'bad'}'>{html.escape(sentence['text'])}</li>"
+    yield f"</ul><p><b>{html.escape(found['caveat'])}</b></p>"
+
+
+def _overview(summary: dict):
+    heads = (
+        "recording",
+        "s",
+        "inferences",
+        "error",
+        "standing still",
+        "clips",
+        "jerk rms",
+        "s without chunk",
+        "dropped",
+    )
+    rows = []
+    for e in summary["episodes"]:
+        idle = sum(e["state_s"].values()) - e["state_s"].get("RUNNING", 0.0)
+        rows.append(
+            (
+                e["recording"],
+                e["duration_s"],
+                e["inferences"],
+                e["errors"]["normalised_mae"]["mean"],
+                e["errors"]["standing_still_normalised_mae"]["mean"],
+                sum(e["clips"].values()),
+                max(j["rms"] for j in e["jerk"].values()),
+                idle,
+                ", ".join(f"{k} {v}" for k, v in e["drops"].items()) or "none",
+            )
+        )
+    yield "<h2>Recordings</h2>" + table(rows, heads)
+
+
+def _joints(summary: dict) -> str:
+    rows = []
+    for name, e in summary["errors"]["joints"].items():
+        mae, low, high = (e["mae"][k] for k in ("mean", "low", "high"))
+        between = "one recording" if low is None else f"{low:.3g} to {high:.3g}"
+        others = (e[k]["mean"] for k in ("mse", "standing_still_mae", "normalised_mae"))
+        rows.append((name, mae, between, *others))
+    return table(rows, ("joint", "mean abs. error", "95 %", "mean sq. error", "standing still", "normalised"))
+
+
+def _episode(robot: RobotConfig, episode: dict, folder: Path):
+    arrays = store.load_arrays(folder)
+    timing = {k.removeprefix("ms_"): v for k, v in arrays.items() if k.startswith("ms_")}
+    period = 1e3 / robot.timing.inference_hz
+    late = {slot: c.get("late_ms", {}) for slot, c in episode["cameras"].items()}
+    yield f"<h2>{html.escape(episode['recording'])}</h2><p>prompt: {html.escape(episode['prompt'])}</p>"
+    yield "<h3>Predicted and demonstrated</h3>" + _drawn(lambda p: plots.predictions(robot, arrays, p))
+    yield "<h3>Worst moments</h3>" + "".join(_moments(episode, folder))
+    yield "<h3>Latency, as measured on this machine</h3>"
+    yield _drawn(lambda p: plots.latency_timeline(timing["at"], timing["total"], period, p)) + _stages(timing, period)
+    yield "<h3>If inference took longer</h3>"
+    yield _drawn(lambda p: plots.by_delay(episode["by_delay"], p)) + _delays(episode)
+    yield "<h3>Jitter of the cameras</h3>" + _drawn(lambda p: plots.arrival_jitter(late, p)) + _cameras(episode)
+
+
+def _moments(episode: dict, folder: Path):
+    for k, moment in enumerate(episode["worst"]):
+        yield f"<p>{moment['at_s']:.1f} s: mean error {moment['normalised_mae']:.3g} normalised</p>"
+        for path in sorted(folder.glob(f"moment-{k}-*.jpg")):
+            yield picture(path.stem, path.read_bytes(), "jpeg")
+
+
+def _stages(timing: dict[str, np.ndarray], period: float) -> str:
+    told = store.timing_summary(timing, period)
+    rows = [(name, *(e[k] for k in ("p50", "p95", "p99", "max"))) for name, e in told["stage_ms"].items() if e]
+    rows.append(("inference", *(told["total_ms"][k] for k in ("p50", "p95", "p99", "max"))))
+    misses = f"{told['deadline_misses']} of {told['inferences']} inferences took longer than a tick ({period:.1f} ms)"
+    return table(rows, ("stage, ms", "p50", "p95", "p99", "max")) + f"<p>{misses}.</p>"
+
+
+def _delays(episode: dict) -> str:
+    rows = []
+    for r in sorted(episode["by_delay"], key=lambda r: r["delay_ms"]):
+        step = r["position_step_unstitched"].get("p99", 0.0)
+        rows.append((r["delay_ms"], r["chunks"], r["strayed"], step, r["clips"], r["not_running_s"]))
+    return table(rows, ("delay, ms", "chunks", "strayed", "raw step p99", "limit clips", "s without chunk"))
+
+
+def _cameras(episode: dict) -> str:
+    heads = ("camera", "frames", "Hz", "lost", "longest gap, s", "starts after, s", "out of order")
+    keys = ("count", "rate_hz", "lost", "longest_gap_s", "starts_after_s", "out_of_order")
+    rows = [(slot, *(c.get(k, "") for k in keys)) for slot, c in episode["cameras"].items()]
+    skew = ", ".join(f"{k} {v:.3g}" for k, v in episode["skew_ms"].items())
+    return table(rows, heads) + f"<p>Skew within a set, ms: {skew}</p>"
+
+
+def _drawn(draw: Callable[[Path], None]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "picture.png")
+        draw(path)
+        return picture("", path.read_bytes())
