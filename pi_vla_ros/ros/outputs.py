@@ -14,6 +14,9 @@ from pi_vla_ros.ros.qos import COMMANDS
 from pi_vla_ros.ros.stream import Stream
 
 
+ANY_TIME = 2**62  # tick: to rest at the measured state is right whenever it is heard
+
+
 class Outputs:
     """Silent until `open`. Made before CUDA starts, for the streamer's sake."""
 
@@ -46,19 +49,20 @@ class Outputs:
         """False when the plan came too late to take over without a step."""
         if not self._open:
             return False
+        moves = bool(plan.trajectory.velocities.any())
         # a controller holds by itself; a trajectory that only rests would end in its past and be rejected
-        moves = self._publisher and plan.trajectory.velocities.any()
-        message = joint_trajectory(plan.trajectory, self._names) if moves else None
-        if self._late(plan) or (self.stream and not self.stream.offer(plan.trajectory, plan.join)):
+        message = joint_trajectory(plan.trajectory, self._names) if moves and self._publisher else None
+        if moves and self._late(plan):
+            return False
+        if self.stream and not self.stream.offer(plan.trajectory, plan.join if moves else ANY_TIME):
             return False
         if message:
             self._publisher.publish(message)
         return True
 
     def _late(self, plan: Plan) -> bool:
-        """Making the message takes its time too. A plan that only rests is never late."""
-        now = self._node.get_clock().now().nanoseconds * 1e-9
-        return bool(plan.trajectory.velocities.any()) and now >= plan.join * plan.trajectory.step
+        """Making the message takes its time too."""
+        return self._node.get_clock().now().nanoseconds * 1e-9 >= plan.join * plan.trajectory.step
 
     def close(self) -> None:
         self.silence()

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The node that puts a policy on a robot. Read `_tick` for the story of one tick.
+"""The node that puts a policy on a robot: wiring. The story of one tick is in control_loop.py.
 
 Lifecycle: configure loads, warms up and captures; activate begins to command, first holding the measured state;
 deactivate decelerates, holds, then is silent.
@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -29,25 +28,20 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
-from pi_vla_ros.control.motion import MotionController, State
-from pi_vla_ros.control.tracking import TrackingGuard
 from pi_vla_ros.msg import ActionChunk as ActionChunkMessage
 from pi_vla_ros.msg import InferenceStatus
-from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
 from pi_vla_ros.policy import Policy
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros import qos
+from pi_vla_ros.ros.control_loop import ControlLoop
 from pi_vla_ros.ros.dds import use_shared_memory_profile
-from pi_vla_ros.ros.inference import InferenceThread
 from pi_vla_ros.ros.messages import action_chunk, seconds
 from pi_vla_ros.ros.outputs import Outputs
 from pi_vla_ros.ros.parameters import declare_parameters, read_parameters
-from pi_vla_ros.ros.telemetry import Telemetry, diagnostics_message, status_message
+from pi_vla_ros.ros.telemetry import diagnostics_message, status_message
 from pi_vla_ros.types import ActionChunk
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
-DELAYS = 30  # measured delays of which the longest is expected of the next inference
 SAME_LOG = 2.0  # s between two log lines of the same reason
 
 
@@ -57,8 +51,8 @@ class PolicyNode(LifecycleNode):
         declare_parameters(self)
         self._interfaces: list = []  # what configure makes and cleanup destroys
         self._ticking: list = []
-        self._policy = self._outputs = self._inference = self._motion = None
-        self._prompt, self._active, self._logged = "", False, {}
+        self._policy = self._outputs = self._loop = None
+        self._active, self._logged = False, {}
         # a service that waits for the arm to rest must not keep the other callbacks waiting
         self._waiting = ReentrantCallbackGroup()
         self.failed = False  # autostart did not get the node ready
@@ -79,22 +73,22 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._outputs.open()
-        self._active, self._last_now = True, self._now()
-        self._executed, self._delays = None, deque(maxlen=DELAYS)  # what real-time chunking goes by
+        self._active = True
+        self._loop.begin()
         self._ticking = [
             self.create_timer(1.0 / self._robot.timing.inference_hz, self._tick),
             self.create_timer(1.0, self._diagnose),
         ]
-        self.get_logger().info(f"active on robot '{self._robot.name}', prompt: '{self._prompt}'")
+        self.get_logger().info(f"active on robot '{self._robot.name}', prompt: '{self._loop.prompt}'")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._active = False
         self._stop_timers()
-        at_rest = self._motion.finish(self._now())
+        at_rest = self._loop.motion.finish(self._now())
         while self._now() < at_rest and rclpy.ok():
             time.sleep(0.005)
-        self._fall_silent()
+        self._loop.fall_silent()
         self._publish_status()
         return super().on_deactivate(state)
 
@@ -119,9 +113,7 @@ class PolicyNode(LifecycleNode):
     def _configure(self) -> None:
         parameters = read_parameters(self)
         self._robot = load_robot(parameters.robot)
-        self._buffer, self._telemetry = ObservationBuffer(self._robot), Telemetry()
         self._outputs = Outputs(self, self._robot)
-        self._motion, self._tracking = MotionController(self._robot, self._outputs.send), TrackingGuard(self._robot)
         begin = time.perf_counter()
         self._policy = Policy(parameters.checkpoint, self._robot, parameters.policy)
         if parameters.model not in ("any", self._policy.model):
@@ -130,31 +122,33 @@ class PolicyNode(LifecycleNode):
             )
         for note in self._policy.notes:
             self.get_logger().info(note)
-        self._prompt = self.get_parameter("prompt").value or self._robot.prompt
-        if self._prompt:
-            self._policy.check_prompt(self._prompt)
+        prompt = self.get_parameter("prompt").value or self._robot.prompt
+        if prompt:
+            self._policy.check_prompt(prompt)
         else:
             self.get_logger().warning("no prompt yet: nothing moves before one comes (parameter prompt or ~/prompt)")
-        self._inference = InferenceThread(self._policy, self._on_chunk, self._on_failure)
-        self._make_interfaces()
+        self._make_publishers()
+        self._loop = ControlLoop(self._robot, self._policy, self._outputs, self._now, self._tell_chunk, self._complain)
+        self._loop.prompt = prompt
+        self._make_inputs()
         self.get_logger().info(f"{self._policy.model} ready in {time.perf_counter() - begin:.1f} s: {parameters.checkpoint}")
 
-    def _make_interfaces(self) -> None:
-        sub, pub, srv = self.create_subscription, self.create_publisher, self.create_service
+    def _make_publishers(self) -> None:
+        self._status = self.create_publisher(InferenceStatus, "~/status", qos.LATCHED)
+        self._chunks = self.create_publisher(ActionChunkMessage, "~/action_chunk", qos.TELEMETRY)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.TELEMETRY)
+        self._interfaces += [self._status, self._chunks, self._diagnostics]
+
+    def _make_inputs(self) -> None:
+        sub, srv = self.create_subscription, self.create_service
         overrides = QoSOverridingOptions.with_default_policies()
         for slot, camera in self._robot.cameras.items():
             kind = Image if camera.transport == "raw" else CompressedImage
             put = functools.partial(self._on_image, slot)
             self._interfaces.append(sub(kind, camera.topic, put, qos.IMAGES, qos_overriding_options=overrides))
-        self._status = pub(InferenceStatus, "~/status", qos.LATCHED)
-        self._chunks = pub(ActionChunkMessage, "~/action_chunk", qos.TELEMETRY)
-        self._diagnostics = pub(DiagnosticArray, "/diagnostics", qos.TELEMETRY)
         self._interfaces += [
             sub(JointState, "joint_states", self._on_joint_state, qos.JOINT_STATES, qos_overriding_options=overrides),
             sub(String, "~/prompt", self._on_prompt, qos.LATCHED),
-            self._status,
-            self._chunks,
-            self._diagnostics,
             srv(SetBool, "~/enable", self._on_enable),
             srv(Trigger, "~/reset", self._on_reset, callback_group=self._waiting),
             srv(SetBool, "~/estop", self._on_estop, callback_group=self._waiting),
@@ -162,108 +156,41 @@ class PolicyNode(LifecycleNode):
 
     def _cleanup(self) -> None:
         self._stop_timers()
-        if self._inference:
-            self._inference.close()
+        if self._loop:
+            self._loop.close()
         if self._policy:
             self._policy.close()
         if self._outputs:
             self._outputs.close()
-        self._inference = self._policy = self._outputs = None
+        self._loop = self._policy = self._outputs = None
         for thing in self._interfaces:
             self._destroy(thing)
         self._interfaces = []
 
-    # --- one tick -----------------------------------------------------------------------------------------------
-
     def _tick(self) -> None:
-        """Take the newest coherent set, hand it to the inference thread, tell how things are. Never waits."""
-        now, telemetry = self._now(), self._telemetry
-        telemetry.ticks += 1
-        self._watch_clock(now)
-        self._watch_motion(now)
-        if self._inference.busy:
-            telemetry.deadline_misses += 1
-        elif not self._prompt:
-            telemetry.drop("no_prompt", "no prompt: give parameter prompt or publish ~/prompt")
-        else:
-            taken = self._buffer.take(now)
-            if isinstance(taken, Nothing):
-                telemetry.drop(taken.reason, taken.detail)
-            else:
-                telemetry.skew_ms = 1e3 * taken.skew
-                self._submitted = time.perf_counter()
-                moving = self._motion.update(now) in (State.RUNNING, State.ENDING)
-                previous = self._executed if moving else None
-                self._inference.submit(taken, self._prompt, previous, max(self._delays, default=0.0))
+        """One tick: see control_loop.py."""
+        self._loop.tick()
         self._publish_status()
-
-    def _watch_motion(self, now: float) -> None:
-        """Begin at the measured state, without one command nothing; later see that the arm follows."""
-        measured = self._buffer.newest_state(now)
-        if isinstance(measured, Nothing):
-            if self._motion.trajectory is None:
-                self._telemetry.detail = measured.detail
-            return
-        stamp, state = measured
-        trajectory = self._motion.trajectory
-        if trajectory is not None:
-            fault = self._tracking.check(trajectory, state, stamp)
-            if fault and self._motion.enabled:
-                self._motion.enable(False, now)
-                self._on_failure("tracking_error", fault)
-        elif not self._motion.estopped:
-            self._tracking.reset()
-            self._outputs.open()
-            self._motion.start(state, now)
-
-    def _watch_clock(self, now: float) -> None:
-        """A clock that jumped (a bag that loops, a simulation that was reset) makes all that was planned void."""
-        jumped = not -CLOCK_BACK < now - self._last_now < CLOCK_AHEAD
-        self._last_now = now
-        if jumped:
-            self._on_failure("clock_jump", "the ROS clock jumped: starting anew from the measured state")
-            self._fall_silent()
-            self._buffer.clear()
-
-    def _on_chunk(self, chunk: ActionChunk, prompt: str) -> None:
-        """In the inference thread: let the chunk take over, tell what the policy said."""
-        inferred, telemetry = time.perf_counter(), self._telemetry
-        refused = self._motion.chunk(chunk, self._now)
-        if not refused:
-            self._executed = chunk
-            self._delays.append(self._now() + self._robot.motion.margin - chunk.stamp)
-        telemetry.inferences += 1
-        telemetry.stage_ms = chunk.stage_ms
-        telemetry.inference_ms = 1e3 * (inferred - self._submitted)
-        telemetry.plan_ms = 1e3 * (time.perf_counter() - inferred)
-        telemetry.detail = f"chunk not executed: {refused}" if refused else ""
-        if rclpy.ok():
-            names = self._robot.joint_names
-            self._chunks.publish(action_chunk(chunk, names, prompt, telemetry.inferences))
-
-    def _on_failure(self, reason: str, detail: str) -> None:
-        self._telemetry.drop(reason, detail)
-        self._complain(reason, detail)
 
     # --- what arrives -------------------------------------------------------------------------------------------
 
     def _on_image(self, slot: str, message: Image | CompressedImage) -> None:
-        self._buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
+        self._loop.buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
 
     def _on_joint_state(self, message: JointState) -> None:
-        refused = self._buffer.put_state(seconds(message.header.stamp), message.name, message.position)
+        refused = self._loop.buffer.put_state(seconds(message.header.stamp), message.name, message.position)
         if refused:
-            self._telemetry.detail = refused.detail
+            self._loop.telemetry.detail = refused.detail
             self._complain(refused.reason, refused.detail)
 
     def _on_prompt(self, message: String) -> None:
         refused = self._take_prompt(message.data)
         if refused:
-            self.get_logger().error(f"{refused}; keeping '{self._prompt}'")
+            self.get_logger().error(f"{refused}; keeping '{self._loop.prompt}'")
 
     def _on_parameters(self, parameters) -> SetParametersResult:
         for parameter in parameters:
-            if parameter.name == "prompt" and self._policy is not None:
+            if parameter.name == "prompt" and self._loop is not None:
                 refused = self._take_prompt(parameter.value)
                 if refused:
                     return SetParametersResult(successful=False, reason=refused)
@@ -275,31 +202,32 @@ class PolicyNode(LifecycleNode):
             self._policy.check_prompt(prompt)
         except ValueError as error:
             return str(error)
-        self._prompt = prompt
+        self._loop.prompt = prompt
         return None
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        if request.data and self._motion.estopped:
+        if request.data and self._loop.motion.estopped:
             return _answer(response, False, "the emergency stop is latched; release it first (~/estop false)")
-        self._motion.enable(request.data, self._now())
+        self._loop.motion.enable(request.data, self._now())
         return _answer(response, True, "enabled" if request.data else "decelerates and holds")
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Forget what was seen and start anew from the measured state, at rest first."""
-        await self._until(self._motion.finish(self._now()))
-        if not self._motion.estopped:
-            self._motion.stopped(self._now())
-        self._buffer.clear()
+        motion = self._loop.motion
+        await self._until(motion.finish(self._now()))
+        if not motion.estopped:
+            motion.stopped(self._now())
+        self._loop.buffer.clear()
         return _answer(response, True, "starts anew from the measured state")
 
     async def _on_estop(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         """Latch: brake, answer when the arm is at rest, command nothing from then on."""
-        at_rest = self._motion.estop(request.data, self._now())
+        at_rest = self._loop.motion.estop(request.data, self._now())
         if not request.data:
             return _answer(response, True, "released; call ~/enable to move again")
         self.get_logger().error("emergency stop")
         await self._until(at_rest)
-        self._fall_silent()
+        self._loop.fall_silent()
         return _answer(response, True, "latched: at rest, commanding nothing; release with ~/estop false")
 
     # --- small things -------------------------------------------------------------------------------------------
@@ -307,10 +235,6 @@ class PolicyNode(LifecycleNode):
     def _now(self) -> float:
         """s, ROS clock."""
         return self.get_clock().now().nanoseconds * 1e-9
-
-    def _fall_silent(self) -> None:
-        self._outputs.silence()
-        self._motion.stopped(self._now())
 
     async def _until(self, when: float) -> None:
         """Let the executor go on until ROS time `when`."""
@@ -322,15 +246,19 @@ class PolicyNode(LifecycleNode):
         await done
         self.destroy_timer(timer)
 
+    def _tell_chunk(self, chunk: ActionChunk, prompt: str) -> None:
+        if rclpy.ok():
+            count = self._loop.telemetry.inferences
+            self._chunks.publish(action_chunk(chunk, self._robot.joint_names, prompt, count))
+
     def _publish_status(self) -> None:
-        stream = self._outputs.stream
-        self._last = status_message(self._now(), self._telemetry, self._motion, self._buffer, stream, self._prompt)
+        self._last = status_message(self._now(), self._loop, self._outputs.stream)
         self._status.publish(self._last)
 
     def _diagnose(self) -> None:
         if self._outputs.stream and not self._outputs.stream.alive:
             self._complain("streamer_died", "the streamer process ended: no commands are published; restart the node")
-        self._diagnostics.publish(diagnostics_message(self._now(), self.get_name(), self._last, self._buffer))
+        self._diagnostics.publish(diagnostics_message(self._now(), self.get_name(), self._last, self._loop.buffer))
 
     def _complain(self, reason: str, detail: str) -> None:
         """Log, but the same reason at most every few seconds."""

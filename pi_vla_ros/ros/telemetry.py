@@ -7,14 +7,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from pi_vla_ros.control.motion import MotionController, State
+from pi_vla_ros.control.motion import State
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.observation_buffer import ObservationBuffer
 from pi_vla_ros.ros.messages import time_message
 from pi_vla_ros.ros.stream import Stream
+
+if TYPE_CHECKING:
+    from pi_vla_ros.ros.control_loop import ControlLoop
 
 LOST_FRAMES = 0.3  # share of a camera's frames lost on the way that is worth an alarm
 
@@ -38,12 +42,13 @@ class Telemetry:
         self.detail = detail
 
 
-def status_message(
-    now: float, telemetry: Telemetry, motion: MotionController, buffer: ObservationBuffer, stream: Stream | None, prompt: str
-) -> InferenceStatus:
-    t, state, counters = telemetry, motion.update(now), motion.counters
+def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> InferenceStatus:
+    t, motion, buffer = loop.telemetry, loop.motion, loop.buffer
+    state, counters = motion.update(now), motion.counters
     camera_ages, state_age = buffer.ages(now)
-    drops = t.drops + Counter(buffer.dropped) + Counter(counters.rejected)
+    drops = Counter(t.drops)  # a copy: the inference thread counts too
+    for more in (buffer.dropped, counters.rejected):
+        drops.update(dict(more))
     message = InferenceStatus(
         tick=t.ticks,
         inferences=t.inferences,
@@ -52,7 +57,7 @@ def status_message(
         enabled=motion.enabled,
         estop=motion.estopped,
         detail=t.detail if state is not State.RUNNING else "",
-        prompt=prompt,
+        prompt=loop.prompt,
         stage_names=list(t.stage_ms),
         stage_ms=[float(v) for v in t.stage_ms.values()],
         inference_ms=t.inference_ms,

@@ -1,0 +1,133 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""One tick after the other: observation -> inference thread -> motion. What a node does, without the node.
+
+`tick` is called by the executor and never waits; `_on_chunk` runs in the inference thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from pi_vla_ros.control.motion import MotionController, State
+from pi_vla_ros.control.tracking import TrackingGuard
+from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
+from pi_vla_ros.policy import Policy
+from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.ros.inference import InferenceThread
+from pi_vla_ros.ros.outputs import Outputs
+from pi_vla_ros.ros.telemetry import Telemetry
+from pi_vla_ros.types import ActionChunk
+
+CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
+DELAYS = 30  # measured delays of which the longest is expected of the next inference
+
+
+class ControlLoop:
+    """Everything between the messages that come in and the plans that go out, for one robot and one policy.
+
+    now: the ROS clock, s. told(chunk, prompt): every chunk of the policy, in the inference thread.
+    complain(reason, detail): what went wrong, for the log.
+    """
+
+    def __init__(
+        self,
+        robot: RobotConfig,
+        policy: Policy,
+        outputs: Outputs,
+        now: Callable[[], float],
+        told: Callable[[ActionChunk, str], None],
+        complain: Callable[[str, str], None],
+    ):
+        self.prompt = ""
+        self.buffer, self.telemetry = ObservationBuffer(robot), Telemetry()
+        self.motion = MotionController(robot, outputs.send)
+        self._robot, self._outputs, self._now, self._told, self._complain = robot, outputs, now, told, complain
+        self._tracking = TrackingGuard(robot)
+        self._inference = InferenceThread(policy, self._on_chunk, self.fail)
+        self.begin()
+
+    def begin(self) -> None:
+        """Before the first tick, and after a pause."""
+        self._clock = self._now()
+        # what real-time chunking goes by: the chunk being executed, and how long a chunk takes to take over
+        self._executed: ActionChunk | None = None
+        self._delays, self._delay = deque(maxlen=DELAYS), 0.0
+
+    def tick(self) -> None:
+        """Take the newest coherent set and hand it to the inference thread."""
+        now, telemetry = self._now(), self.telemetry
+        telemetry.ticks += 1
+        self._watch_clock(now)
+        self._watch_motion(now)
+        if self._inference.busy:
+            telemetry.deadline_misses += 1
+        elif not self.prompt:
+            telemetry.drop("no_prompt", "no prompt: give parameter prompt or publish ~/prompt")
+        else:
+            taken = self.buffer.take(now)
+            if isinstance(taken, Nothing):
+                telemetry.drop(taken.reason, taken.detail)
+            else:
+                telemetry.skew_ms = 1e3 * taken.skew
+                self._submitted = time.perf_counter()
+                moving = self.motion.update(now) in (State.RUNNING, State.ENDING)
+                self._inference.submit(taken, self.prompt, self._executed if moving else None, self._delay)
+
+    def fail(self, reason: str, detail: str) -> None:
+        """Count, tell and log something that went wrong."""
+        self.telemetry.drop(reason, detail)
+        self._complain(reason, detail)
+
+    def fall_silent(self) -> None:
+        """Command nothing until the next tick finds a measured state to begin from."""
+        self._outputs.silence()
+        self.motion.stopped(self._now())
+
+    def close(self) -> None:
+        self._inference.close()
+
+    def _watch_motion(self, now: float) -> None:
+        """Begin at the measured state, without one command nothing; later see that the arm follows."""
+        measured = self.buffer.newest_state(now)
+        if isinstance(measured, Nothing):
+            if self.motion.trajectory is None:
+                self.telemetry.detail = measured.detail
+            return
+        stamp, state = measured
+        trajectory = self.motion.trajectory
+        if trajectory is not None:
+            fault = self._tracking.check(trajectory, state, stamp)
+            if fault and self.motion.enabled:
+                self.motion.enable(False, now)
+                self.fail("tracking_error", fault)
+        elif not self.motion.estopped:
+            self._tracking.reset()
+            self._outputs.open()
+            self.motion.start(state, now)
+
+    def _watch_clock(self, now: float) -> None:
+        """A clock that jumped (a bag that loops, a simulation that was reset) makes all that was planned void."""
+        jumped = not -CLOCK_BACK < now - self._clock < CLOCK_AHEAD
+        self._clock = now
+        if jumped:
+            self.fail("clock_jump", "the ROS clock jumped: starting anew from the measured state")
+            self.fall_silent()
+            self.buffer.clear()
+
+    def _on_chunk(self, chunk: ActionChunk, prompt: str) -> None:
+        """Let the chunk take over, tell what the policy said."""
+        inferred, telemetry = time.perf_counter(), self.telemetry
+        refused = self.motion.chunk(chunk, self._now)
+        if not refused:
+            self._executed = chunk
+            self._delays.append(self._now() + self._robot.motion.margin - chunk.stamp)
+            self._delay = max(self._delays)
+        telemetry.inferences += 1
+        telemetry.stage_ms = chunk.stage_ms
+        telemetry.inference_ms = 1e3 * (inferred - self._submitted)
+        telemetry.plan_ms = 1e3 * (time.perf_counter() - inferred)
+        telemetry.detail = f"chunk not executed: {refused}" if refused else ""
+        self._told(chunk, prompt)
