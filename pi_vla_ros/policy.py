@@ -31,6 +31,9 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
 
+WARM_UPS = 3
+
+
 class PolicyError(ValueError):
     """Checkpoint and robot do not fit each other; the message says in what."""
 
@@ -68,6 +71,7 @@ class Policy:
         self._dt = 1.0 / robot.timing.action_hz
         self._noise = np.random.default_rng(self.options.seed)
         self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
+        self._warm_up()
 
     def check_prompt(self, prompt: str) -> None:
         """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
@@ -111,6 +115,14 @@ class Policy:
 
     def close(self) -> None:
         self._engine.close()
+
+    def _warm_up(self) -> None:
+        """The first inferences on a GPU set libraries up and capture what was not yet; not on the robot's time."""
+        if self._engine.target == "cuda":
+            black = {slot: np.zeros((224, 224, 3), np.uint8) for slot in self._robot.cameras}
+            for _ in range(WARM_UPS):
+                self.infer(Observation(black, self._robot.home, "warm up", 0.0))
+            self._noise = np.random.default_rng(self.options.seed)
 
     def _agree_with(self, previous: ActionChunk, stamp: float, raw_state: np.ndarray, delay: float) -> dict:
         """Target and weights: what `previous` says for the times of a chunk that begins at `stamp`."""

@@ -27,6 +27,7 @@ class Engine:
     """
 
     def __init__(self, args: EngineArgs):
+        self.target = args.config.device.target
         self._plugin = find_plugin(args.plugin, args.plugin_args)
         wanted, config = args.plugin_args, args.config
         device = config.device
