@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from replay_rig import array, joint_state, stamp, trajectory
 
 from pi_vla_ros.replay.metrics import error_rows, error_summary, number, pooled, spread, stream_summary
 from pi_vla_ros.replay.recorded import RecordedCommands, Track
 from pi_vla_ros.replay.source import SourceError
-from replay_rig import array, joint_state, stamp, trajectory
 
 S = 10**9
 

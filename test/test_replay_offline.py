@@ -8,13 +8,13 @@ import json
 
 import numpy as np
 import pytest
+from replay_rig import BEGIN, SLOTS, Knows, messages, motion, text, write_bag
 
 from pi_vla_ros.cli.replay import main
 from pi_vla_ros.replay.bags import BagSource
 from pi_vla_ros.replay.episode import Evaluation
 from pi_vla_ros.replay.source import SourceError
 from pi_vla_ros.robot import Replay
-from replay_rig import BEGIN, SLOTS, Knows, messages, motion, text, write_bag
 
 DT = 0.1  # s, robot 'sim'
 
@@ -72,8 +72,10 @@ def test_a_known_error_is_found(sim_robot):
 
 
 def test_actions_that_are_velocities(sim_robot):
-    joints = tuple(dataclasses.replace(j, action=dataclasses.replace(j.action, kind="velocity")) for j in sim_robot.joints)
-    robot = dataclasses.replace(sim_robot, joints=joints)
+    velocity = dataclasses.replace(sim_robot.joints[0].action, kind="velocity")
+    robot = dataclasses.replace(
+        sim_robot, joints=tuple(dataclasses.replace(j, action=velocity) for j in sim_robot.joints)
+    )
 
     class KnowsVelocities(Knows):
         def infer(self, observation):
@@ -126,7 +128,8 @@ def test_stamps_of_another_clock_are_told(sim_robot):
     rows = messages(sim_robot.joint_names, 2.0, "joint_trajectory")
     for _, _, _, message in rows:
         message.header.stamp.sec -= 1_000_000
-    with pytest.raises(SourceError, match=r"memory: no inference in .* image_too_old .*'base_0_rgb'.*cameras/base/image_raw"):
+    words = r"memory: no inference in .* image_too_old .*'base_0_rgb'.*cameras/base/image_raw"
+    with pytest.raises(SourceError, match=words):
         evaluate(sim_robot, rows)
 
 

@@ -86,7 +86,7 @@ def _write(question: Question, folders: list[Path], failed: dict[Path, str], out
     writer.writeheader()
     writer.writerows(rows)
     store.write_text(out / "metrics.csv", text.getvalue())
-    store.write_json(out / "timing.json", {str(f.name): t for f, t in zip(folders, timing, strict=True)})
+    store.write_json(out / "timing.json", {e["recording"]: t for e, t in zip(episodes, timing, strict=True)})
     store.write_json(out / "summary.json", summary)
     write_replay_report(out / "report.html", question.robot, summary, folders)
     return summary
