@@ -23,6 +23,7 @@ from pi_vla_ros.engine import (
     PI0Request,
     PI05Args,
     PI05Request,
+    RuntimeConfig,
 )
 from pi_vla_ros.model.rtc import schedule_weights
 from pi_vla_ros.processing.processor import Processor
@@ -67,7 +68,7 @@ class Policy:
         _check_cameras(described, robot)
         self._processor = Processor(described, robot)
         self.model, self.notes = described.geometry.model, described.notes
-        self._engine = _engine(described, self.options)
+        self._engine = _engine(described, self.options, guided=robot.motion.stitcher == "rtc")
         self._dt = 1.0 / robot.timing.action_hz
         self._noise = np.random.default_rng(self.options.seed)
         self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
@@ -149,7 +150,7 @@ class Policy:
         return torch.from_numpy(noise * np.float32(self.options.noise_scale))
 
 
-def _engine(checkpoint: Checkpoint, options: PolicyOptions) -> Engine:
+def _engine(checkpoint: Checkpoint, options: PolicyOptions, guided: bool) -> Engine:
     target = options.target
     if target == "auto":
         target = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,9 +161,9 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions) -> Engine:
     device = DeviceConfig(target=target, params_dtype=dtype, cpu_threads=options.cpu_threads)
     model = checkpoint.geometry.model
     args = (PI0Args if model == "pi0" else PI05Args)(
-        checkpoint_dir=checkpoint.path, num_inference_steps=options.steps
+        checkpoint_dir=checkpoint.path, num_inference_steps=options.steps, vision_params_dtype=None
     )
-    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device=device)))
+    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(fused=not guided))))
 
 
 def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:

@@ -51,9 +51,13 @@ class DeviceConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """use_cuda_graph: replay captured graphs; False runs the same code eagerly (slow, for debugging)."""
+    """use_cuda_graph: replay captured graphs; False runs the PyTorch model eagerly (slow, for debugging).
+    fused:          our kernels in the graphs, where everything is bf16; False captures the PyTorch model. Real-time
+                    chunking and fp32 or fp8 layers are the captured PyTorch model's.
+    """
 
     use_cuda_graph: bool = True
+    fused: bool = True
 
 
 @dataclass(frozen=True)

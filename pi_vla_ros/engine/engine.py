@@ -12,7 +12,7 @@ from torch import Tensor
 from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint, load_model, random_model
 from pi_vla_ros.engine.config import EngineArgs
 from pi_vla_ros.engine.fp8 import to_fp8
-from pi_vla_ros.engine.graphs import GraphRunner
+from pi_vla_ros.engine.graphs import BUCKET, GraphRunner
 from pi_vla_ros.engine.plugins import find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
 from pi_vla_ros.engine.requests import PI0Request, PI05Request, RequestError, check
@@ -47,9 +47,22 @@ class Engine:
         self.steps = wanted.num_inference_steps or (self.checkpoint.steps if self.checkpoint else wanted.steps)
         model = self._build(wanted, device)
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
-        runner = GraphRunner if captured else ReferenceRunner
-        self._runner = runner(model, cameras=self.cameras, max_batch=self.max_batch_size, steps=self.steps)
+        all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
+        self.fused = captured and all_bf16 and config.runtime.fused
+        self._runner = self._make_runner(model, captured)
         self._noise = torch.Generator().manual_seed(wanted.seed)
+
+    def _make_runner(self, model, captured: bool):
+        sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}
+        if not self.fused:
+            return (GraphRunner if captured else ReferenceRunner)(model, **sizes)
+        from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
+
+        runner = FusedRunner(model, **sizes)
+        for batch in range(1, self.max_batch_size + 1):
+            for length in [*range(BUCKET, self.geometry.prompt_len, BUCKET), self.geometry.prompt_len]:
+                runner.prepare(batch, self.cameras, length)
+        return runner
 
     def _build(self, wanted, device):
         base = torch.bfloat16 if device.fp8 else device.params_dtype
@@ -67,6 +80,8 @@ class Engine:
         if type(request) is not self._plugin.request:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
         inputs = check(request, self.geometry, self.cameras, self.max_batch_size, self._draw)
+        if inputs.rtc is not None and self.fused:
+            raise RequestError("rtc_target: this engine's kernels do not guide; build it with RuntimeConfig(fused=False)")
         with torch.inference_mode():
             return self._runner.run(inputs)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pi_vla_ros.engine import DeviceConfig, Engine, EngineArgs, EngineConfig, PI0Args, PI0Request, PI05Args, PI05Request
-from pi_vla_ros.engine import RuntimeConfig
+from pi_vla_ros.checkpoint import random_model
+from pi_vla_ros.engine import RequestError, RuntimeConfig
 from pi_vla_ros.model.geometry import tiny
 
 pytestmark = [
@@ -30,7 +31,7 @@ def full_fp32():
 def engine(model, target, graph=True, dtype=torch.float32):
     args = ARGS[model](random_geometry=tiny(model, chunk=7, prompt_len=40), max_batch_size=3, seed=3)
     if target == "cuda":  # the random weights of the CPU engine: a generator's numbers differ between devices
-        config = EngineConfig(DeviceConfig("cuda", params_dtype=dtype), RuntimeConfig(use_cuda_graph=graph))
+        config = EngineConfig(DeviceConfig("cuda", params_dtype=dtype), RuntimeConfig(graph, fused=False))
         return Engine(EngineArgs(model, args, config))
     return Engine(EngineArgs(model, args))
 
@@ -80,6 +81,26 @@ def test_bf16_is_near(model):
             r = request(model, 3, seed)
             a, b = cpu.step(r), gpu.step(r)
             assert (a - b).norm() / a.norm() < 5e-2
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_the_fused_engine_is_near_too(model):
+    """The engine that a robot gets: our kernels, at a size they were not tuned for; masks, lengths, batches change."""
+    args = ARGS[model](
+        random_geometry=tiny(model, chunk=7, prompt_len=40), max_batch_size=3, seed=3, vision_params_dtype=None
+    )
+    config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16))
+    with engine(model, "cpu") as cpu, Engine(EngineArgs(model, args, config)) as fused:
+        assert fused.fused
+        # the same random weights: generators differ between devices, so the CPU engine takes the GPU's
+        same_weights(random_model(tiny(model, chunk=7, prompt_len=40), torch.bfloat16, device="cuda", seed=3), cpu._runner._model)
+        for seed in range(0, 12, 2):
+            r = request(model, 1 + seed % 3, seed)
+            a, b = cpu.step(r), fused.step(r)
+            assert (a - b).norm() / a.norm() < 5e-2
+        assert set(fused.stage_ms) == {"vision", "prefix", "expert", "copies"}
+        with pytest.raises(RequestError, match="fused=False"):
+            fused.step(request(model, 1, 1))
 
 
 def test_replays_are_bit_identical_and_calls_do_not_disturb_each_other():
