@@ -5,17 +5,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
+from ament_index_python.packages import get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from pi_vla_ros.cli.make_checkpoint import make_checkpoint
-from pi_vla_ros.model.geometry import tiny
 from pi_vla_ros.ros.dds import shared_memory_profile
 
 SIMULATED = "sim"
@@ -107,6 +107,8 @@ def _text(name: str) -> ParameterValue:
 
 
 def _random_checkpoint(model: str, robot: str) -> Path:
+    """Made by the package's own program: the Python that runs `ros2 launch` need not have PyTorch."""
     folder = Path(tempfile.mkdtemp(prefix="pi_vla_ros-")) / f"tiny_{model}"
-    make_checkpoint(folder, tiny(model), robot)
+    program = Path(get_package_prefix("pi_vla_ros")) / "lib" / "pi_vla_ros" / "make-checkpoint"
+    subprocess.run([program, folder, "--model", model, "--robot", robot], check=True, stdout=subprocess.DEVNULL)
     return folder
