@@ -17,7 +17,7 @@ matplotlib.use("Agg")  # no display needed
 import matplotlib.pyplot as plt
 
 COMMANDED, MEASURED, LIMIT, PREDICTED = "#1f77b4", "#ff7f0e", "#c03030", "#2ca02c"
-CHUNKS = 40  # predictions drawn over one recording
+OVERLAP = 3  # predictions drawn over each other at any moment; all would hide the curves
 
 
 def cameras(rows: Sequence[tuple[float, Mapping[str, np.ndarray]]], path: Path) -> None:
@@ -76,9 +76,12 @@ def latency(stages: Mapping[str, Sequence[float]], totals: Sequence[float], arri
 
 def predictions(robot: RobotConfig, curves: Mapping[str, np.ndarray], path: Path) -> None:
     """Recorded, commanded and predicted positions; a dot where an inference began. curves: `Episode.curves`."""
-    time, dt, every = curves["time"], 1.0 / robot.timing.action_hz, max(1, len(curves["chunk_stamp"]) // CHUNKS)
-    ahead = np.arange(curves["chunk_actions"].shape[1]) * dt
-    stamps, chunks = curves["chunk_stamp"][::every], curves["chunk_actions"][::every]
+    time, ahead = curves["time"], np.arange(curves["chunk_actions"].shape[1]) / robot.timing.action_hz
+    drawn: list[int] = []
+    for k, stamp in enumerate(curves["chunk_stamp"]):
+        if not drawn or stamp >= curves["chunk_stamp"][drawn[-1]] + ahead[-1] / OVERLAP:
+            drawn.append(k)
+    stamps, chunks = curves["chunk_stamp"][drawn], curves["chunk_actions"][drawn]
     figure, axes = plt.subplots(len(robot.joints), 1, figsize=(13, 1.7 * len(robot.joints)), sharex=True, squeeze=False)
     for j, (axis, joint) in enumerate(zip(axes[:, 0], robot.joints, strict=True)):
         axis.plot(time, curves["recorded"][:, j], color=MEASURED, lw=1.8, label="demonstrated")
@@ -142,6 +145,7 @@ def arrival_jitter(ages: Mapping[str, Mapping[str, float]], path: Path) -> None:
                 axis.plot(late[name], k, "o", color=colour, label=name if k == 0 else None)
     axis.set_yticks(range(len(ages)), list(ages), fontsize=8)
     axis.set_xlabel("ms from stamp to arrival")
+    axis.margins(y=0.3)
     axis.legend(fontsize=7, ncols=4)
     _save(figure, path)
 
