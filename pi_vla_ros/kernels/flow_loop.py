@@ -33,6 +33,8 @@ def fits(geometry, batch: int, device: torch.device) -> bool:
     """Whether the kernel can run this: sizes are those of the published models, one robot, Hopper."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0) or batch != 1:
         return False
+    if not hasattr(torch.cuda, "_compile_kernel"):  # PyTorch's door to NVRTC, not yet a public one
+        return False
     g, chip = geometry.expert, torch.cuda.get_device_properties(device)
     sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim)
     return sizes == (1024, 4096, 8, 256, 32) and geometry.suffix <= 64 and chip.multi_processor_count >= CTAS
