@@ -55,7 +55,11 @@ class CameraRecord:
     @property
     def rate(self) -> float:
         """Frames received per second, over the last few; 0 before there are two."""
-        return (len(self.arrivals) - 1) / max(1e-9, self.arrivals[-1] - self.arrivals[0]) if len(self.arrivals) > 1 else 0.0
+        return (
+            (len(self.arrivals) - 1) / max(1e-9, self.arrivals[-1] - self.arrivals[0])
+            if len(self.arrivals) > 1
+            else 0.0
+        )
 
     @property
     def lost(self) -> float:
@@ -96,7 +100,9 @@ class ObservationBuffer:
     def put_state(self, stamp: float, names: Sequence[str], positions: Sequence[float]) -> Nothing | None:
         """A joint state, names in any order. Says why when it cannot be used."""
         if len(positions) != len(names):
-            return self._refuse("state_malformed", f"joint_states has {len(names)} names and {len(positions)} positions")
+            return self._refuse(
+                "state_malformed", f"joint_states has {len(names)} names and {len(positions)} positions"
+            )
         index = {name: i for i, name in enumerate(names)}
         missing = [name for name in self._names if name not in index]
         if missing:
@@ -182,7 +188,8 @@ class ObservationBuffer:
         age = now - self._states[-1][0]
         if age > self._timing.max_age:
             return Nothing(
-                "state_too_old", f"newest joint_states is {age:.3f} s old; allowed: timing.max_age ({self._timing.max_age} s)"
+                "state_too_old",
+                f"newest joint_states is {age:.3f} s old; allowed: timing.max_age ({self._timing.max_age} s)",
             )
         after = None
         for time, values in reversed(self._states):

@@ -31,7 +31,6 @@ from pi_vla_ros.processing.units import policy_state
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
-
 WARM_UPS = 3
 
 
@@ -78,9 +77,7 @@ class Policy:
         """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
         self._processor.check_prompt(prompt)
 
-    def infer(
-        self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0
-    ) -> ActionChunk:
+    def infer(self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0) -> ActionChunk:
         """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable.
 
         previous, delay: for real-time chunking (`motion.stitcher: rtc`), the chunk that is being executed, and the s
@@ -163,7 +160,9 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions, guided: bool) -> Eng
     args = (PI0Args if model == "pi0" else PI05Args)(
         checkpoint_dir=checkpoint.path, num_inference_steps=options.steps, vision_params_dtype=None
     )
-    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(fused=not guided))))
+    return Engine(
+        EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(fused=not guided)))
+    )
 
 
 def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:

@@ -66,7 +66,10 @@ class Joint:
     )
     continuous: bool = setting(False, doc="turns without end: position limits do not count, the shorter way is taken")
     tracking: float | None = setting(
-        None, doc="stop when the measured position is off the commanded one by more than this", unit="rad or m", above=0.0
+        None,
+        doc="stop when the measured position is off the commanded one by more than this",
+        unit="rad or m",
+        above=0.0,
     )
     home: float | None = setting(None, doc="where the simulated robot starts; default the middle", unit="rad or m")
     state: State = field(default_factory=State)
@@ -100,7 +103,7 @@ class Motion:
     plan_hz: float = setting(120.0, doc="knots of a trajectory (points of joint_trajectory)", unit="Hz", above=0)
     stitcher: Literal["blend", "rtc", "replace"] = setting(
         "blend",
-        doc="blend: hand over within a window; rtc: also let the model agree with the chunk before (real-time chunking); "
+        doc="blend: hand over within a window; rtc: the model, too, agrees with the chunk before (real-time chunking); "
         "replace: at once, under the limits (for comparison)",
     )
     rtc_schedule: Literal["zeros", "ones", "linear", "exp"] = setting(
@@ -109,8 +112,12 @@ class Motion:
     rtc_horizon: int = setting(10, doc="actions of a chunk that the one before has a say in", unit="actions", least=1)
     blend: float = setting(0.2, doc="window in which a new chunk is joined to the current motion", unit="s", above=0)
     start_ramp: float = setting(1.5, doc="the same, when starting from rest", unit="s", above=0)
-    lead: float = setting(0.0, doc="lag of the controller: a command is what the policy wants this much later", unit="s")
-    tracking_time: float = setting(0.3, doc="how long a joint may be off by more than its 'tracking'", unit="s", above=0)
+    lead: float = setting(
+        0.0, doc="lag of the controller: a command is what the policy wants this much later", unit="s"
+    )
+    tracking_time: float = setting(
+        0.3, doc="how long a joint may be off by more than its 'tracking'", unit="s", above=0
+    )
     margin: float = setting(0.03, doc="a new chunk takes over this long after it is planned", unit="s", least=0)
 
 
@@ -131,7 +138,7 @@ class Replay:
 
     commands: Literal["auto", "joint_trajectory", "commands", "joint_states"] = setting(
         "auto",
-        doc="auto: joint_trajectory or commands, whichever the recording has; joint_states: the measured motion, shifted",
+        doc="auto: joint_trajectory or commands, whichever the recording has; joint_states: measured, shifted",
     )
     topic: str = setting("", doc="topic of joint_trajectory or commands where it was remapped")
     shift: float = setting(0.1, doc="joint_states: the arm is this much behind its commands", unit="s", least=0, most=5)

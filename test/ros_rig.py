@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
+from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
@@ -23,7 +24,6 @@ from std_msgs.msg import Float64MultiArray, String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros.dds import use_shared_memory_profile
 from pi_vla_ros.ros.messages import seconds

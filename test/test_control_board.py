@@ -50,7 +50,7 @@ def test_a_trajectory_half_written_is_not_read():
 
 def test_a_trajectory_that_is_too_long_is_refused():
     board = TrajectoryBoard(2)
-    with pytest.raises(ValueError, match="motion.plan_hz"):
+    with pytest.raises(ValueError, match=r"motion\.plan_hz"):
         board.write(trajectory(knots=CAPACITY + 1), 0)
     board.close()
 
@@ -111,4 +111,3 @@ def test_intervals():
     intervals.mark(100.0)
     p50, p99, longest = intervals.percentiles()
     assert p50 == pytest.approx(2.0) and longest == pytest.approx(5.0) and p50 < p99 <= longest
-

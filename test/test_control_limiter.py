@@ -24,9 +24,7 @@ def check(p0, v0, positions, velocities, limits=LIMITS, slack=1e-9):
     assert (acceleration <= limits.acceleration * (1 + 1e-6)).all()
 
 
-wild = st.one_of(
-    st.floats(-2, 2), st.floats(-1e9, 1e9), st.sampled_from([0.0, -1.0, 1.0, 0.3, -0.2, 1e9, -1e9])
-)
+wild = st.one_of(st.floats(-2, 2), st.floats(-1e9, 1e9), st.sampled_from([0.0, -1.0, 1.0, 0.3, -0.2, 1e9, -1e9]))
 
 
 @settings(max_examples=150, deadline=None)

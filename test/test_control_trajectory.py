@@ -1,13 +1,13 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories against scipy's own Hermite spline, references against the chunk, the hand-over against its definition."""
+"""Trajectories against scipy's Hermite spline, references against the chunk, hand-overs against their definition."""
 
 import numpy as np
 import pytest
 from scipy.interpolate import CubicHermiteSpline
 
-from pi_vla_ros.control.reference import Reference
 from pi_vla_ros.control.limiter import Limits
+from pi_vla_ros.control.reference import Reference
 from pi_vla_ros.control.stitch import SHARE, hand_over, windows
 from pi_vla_ros.control.trajectory import accelerations, peaks, sample
 from pi_vla_ros.robot import Action, Joint
@@ -94,7 +94,7 @@ def test_velocity_joints_are_integrated_from_their_anchor():
     """v(t) = 2 t integrates to t²; position joints are not touched."""
     t = 0.1 * np.arange(11)
     chunk = ActionChunk(np.stack([2 * t, t], axis=1), stamp=10.0, dt=0.1)
-    reference = Reference(chunk, [joint(action=Action('velocity')), JOINTS[0]])
+    reference = Reference(chunk, [joint(action=Action("velocity")), JOINTS[0]])
     reference.anchor(10.5, np.array([7.0, -99.0]))
     position, rate = reference.at(np.array([10.5, 10.8]))
     np.testing.assert_allclose(position, [[7.0, 0.5], [7.0 + 0.8**2 - 0.5**2, 0.8]], atol=1e-9)

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("launch_ros", reason="ROS 2's launch_ros is not installed")
 
-from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.utilities import evaluate_parameters
 
+from launch import LaunchContext
 from pi_vla_ros.resources import package_file
 
 ARGUMENTS = {"robot", "checkpoint", "prompt", "namespace", "params_file", "use_sim_time", "log_level", "autostart"}
@@ -83,5 +83,5 @@ def test_a_real_robot_without_a_checkpoint_gets_none():
 
 
 def test_the_demo_starts_robot_and_policy():
-    nodes, context = started("demo")
+    nodes, _ = started("demo")
     assert [n._Node__node_executable for n in nodes] == ["sim_robot", "policy_node"]

@@ -55,7 +55,9 @@ def test_guided_chunks_agree_with_the_previous_one(name):
     state = torch.randn(1, 32, generator=g) if name == "pi0" else None
     with torch.inference_mode():
         images = torch.rand(1, 3, 3, 56, 56, generator=g) * 2 - 1
-        x, valid = model.embed_prefix(images, torch.ones(1, 3, dtype=torch.bool), torch.full((1, 8), 7), torch.tensor([8]))
+        x, valid = model.embed_prefix(
+            images, torch.ones(1, 3, dtype=torch.bool), torch.full((1, 8), 7), torch.tensor([8])
+        )
         prefix = model.prefix(x, valid)
         noise, target = torch.randn(2, 1, 12, 32, generator=g)
         weights = torch.tensor(schedule_weights("zeros", 5, 12, 12), dtype=torch.float32)[None]

@@ -92,7 +92,7 @@ def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path)
     with pytest.raises(ValueError, match="has 6 joints, the checkpoint's state has 8 dimensions"):
         Policy(tiny_checkpoint(), fewer, OPTIONS)
     cameras = {"top": sim_robot.cameras["base_0_rgb"]}
-    with pytest.raises(PolicyError, match="has top, which .* does not know; its cameras are base_0_rgb"):
+    with pytest.raises(PolicyError, match=r"has top, which .* does not know; its cameras are base_0_rgb"):
         Policy(tiny_checkpoint(), dataclasses.replace(sim_robot, cameras=cameras), OPTIONS)
     with pytest.raises(ValueError, match="does not exist"):
         Policy(tmp_path / "none", sim_robot, OPTIONS)

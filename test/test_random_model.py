@@ -38,9 +38,7 @@ def run(model, processor, image_seeds, states, prompts, noise):
         colour = random.integers(0, 256, (3, 1, 1, 3))
         images = np.clip(colour + random.normal(0, 30, (3, 56, 56, 3)), 0, 255).astype(np.uint8)
         inputs = processor.prepare(dict(zip(processor.cameras, images, strict=True)), state, prompt)
-        x, valid = model.embed_prefix(
-            inputs.pixel_values, inputs.camera_mask, inputs.input_ids, inputs.lang_lens
-        )
+        x, valid = model.embed_prefix(inputs.pixel_values, inputs.camera_mask, inputs.input_ids, inputs.lang_lens)
         out.append(sample(model, model.prefix(x, valid), noise, inputs.state)[0])
     return torch.stack(out)
 
@@ -105,18 +103,14 @@ def test_every_robot_gets_a_checkpoint_that_fits_it(robot, name, tmp_path):
         actions = processor.finish(np.full((1, 32), extreme), inputs.raw_state)[0]
         for joint, action in zip(config.joints, actions, strict=True):
             target = joint.action.scale * action + joint.action.offset
-            low, high = (
-                joint.position if joint.action.kind == "position" else (-joint.velocity, joint.velocity)
-            )
+            low, high = joint.position if joint.action.kind == "position" else (-joint.velocity, joint.velocity)
             assert low - 1e-6 <= target <= high + 1e-6, joint.name
 
 
 def test_the_folder_is_in_lerobots_format(tmp_path):
     folder = make(tmp_path / "c", "pi05")
     assert all(name.startswith(OUTER) for name in load_file(folder / "model.safetensors"))
-    names = [
-        s["registry_name"] for s in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
-    ]
+    names = [s["registry_name"] for s in json.loads((folder / "policy_preprocessor.json").read_text())["steps"]]
     assert names == [
         "rename_observations_processor",
         "to_batch_processor",

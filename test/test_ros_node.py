@@ -3,6 +3,7 @@
 """The policy node as a process of its own, around it a fake robot, real DDS between: what must hold, in numbers."""
 
 import dataclasses
+import itertools
 import time
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_sets_are_coherent(rig, run):
 
 def test_commands_are_continuous_across_joins(rig, run):
     """What a trajectory controller commands, 1 ms apart: no step of position or velocity that its limits forbid."""
-    begin, end = run["running"]
+    _, end = run["running"]
     messages = [(t, m) for t, m in rig.trajectories if t <= end]
     assert len(messages) >= 20
     interval = 1e-3
@@ -157,11 +158,11 @@ def test_commands_are_continuous_across_joins(rig, run):
 
 
 def test_the_stream_says_the_same_as_the_trajectories(rig, run):
-    begin, end = run["running"]
+    _, end = run["running"]
     messages = [(t, m) for t, m in rig.trajectories if t <= end]
     streamed = [(t, p) for t, p in rig.commands if messages[0][0] + 0.2 < t < end]
     times = np.array([t for t, _ in streamed])
-    p, v = commanded_by_trajectories(messages, times)
+    p, _ = commanded_by_trajectories(messages, times)
     late = 0.1  # s between sampling in the streamer and arrival here, at most, on a busy machine
     off = np.abs(np.array([q for _, q in streamed]) - p)
     assert (off <= np.array([j.velocity for j in rig.robot.joints]) * late).all()
@@ -184,7 +185,7 @@ def test_trajectories_are_what_a_controller_accepts(rig, run):
     for received, message in rig.trajectories:
         after = [p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in message.points]
         assert message.joint_names == rig.robot.joint_names
-        assert all(b > a for a, b in zip(after, after[1:], strict=False)) and after[0] >= 0
+        assert all(b > a for a, b in itertools.pairwise(after)) and after[0] >= 0
         assert seconds(message.header.stamp) + after[-1] > received  # its end is not in the past
         assert seconds(message.header.stamp) <= received  # already inside: sampled without a bridge
         assert not any(message.points[-1].velocities)

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend-b", choices=BACKENDS, default="cpu-fp32")
     parser.add_argument("--observations", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tolerance", type=float, help="largest relative error; default 1e-4 in fp32, 2e-2 in bf16, 5e-2 in fp8")
+    parser.add_argument(
+        "--tolerance", type=float, help="largest relative error; default 1e-4 in fp32, 2e-2 in bf16, 5e-2 in fp8"
+    )
     parser.add_argument("--json", action="store_true", help="machine-readable")
     args = parser.parse_args(arguments)
     tolerance = args.tolerance or max(TOLERANCES[name.partition("-")[2]] for name in (args.backend_a, args.backend_b))

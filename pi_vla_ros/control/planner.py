@@ -90,7 +90,9 @@ class Planner:
         times = np.arange(join, max(tail, math.ceil(reference.end / self.step)) + 1) * self.step
         old, new = _at(current.wanted, join, len(times)), reference.at(times)
         at_once = self._motion.stitcher == "replace"
-        reach = np.full(len(self._joints), self.step) if at_once else windows(new[0][0] - old[0][0], self.limits, window)
+        reach = (
+            np.full(len(self._joints), self.step) if at_once else windows(new[0][0] - old[0][0], self.limits, window)
+        )
         target, rate = hand_over(old, new, times - times[0], reach)
         follow_steps = slice(1, tail - join + 1)
         limited = follow(past_p[-1], past_v[-1], target[follow_steps], rate[follow_steps], self.limits, self.step)

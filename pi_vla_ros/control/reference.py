@@ -12,7 +12,6 @@ from scipy.interpolate import CubicSpline, PchipInterpolator
 from pi_vla_ros.robot import Joint
 from pi_vla_ros.types import ActionChunk
 
-
 TURN = 2 * np.pi
 ROUNDING = 1e-9  # s
 

@@ -81,7 +81,9 @@ class Engine:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
         inputs = check(request, self.geometry, self.cameras, self.max_batch_size, self._draw)
         if inputs.rtc is not None and self.fused:
-            raise RequestError("rtc_target: this engine's kernels do not guide; build it with RuntimeConfig(fused=False)")
+            raise RequestError(
+                "rtc_target: this engine's kernels do not guide; build it with RuntimeConfig(fused=False)"
+            )
         with torch.inference_mode():
             return self._runner.run(inputs)
 

@@ -9,6 +9,7 @@ tick to tick and nothing may be captured in the control loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ class GraphRunner:
     def stage_ms(self) -> dict[str, float]:
         marks = self._marks
         marks[-1].synchronize()
-        upload, vision, prefix, expert, download = (a.elapsed_time(b) for a, b in zip(marks, marks[1:]))  # noqa: B905
+        upload, vision, prefix, expert, download = (a.elapsed_time(b) for a, b in itertools.pairwise(marks))
         return {"vision": vision, "prefix": prefix, "expert": expert, "copies": upload + download}
 
     def close(self) -> None:

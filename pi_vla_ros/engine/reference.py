@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import torch
@@ -48,7 +49,7 @@ class ReferenceRunner:
         marks.append(self._now())
         actions = actions.cpu()
         marks.append(self._now())
-        upload, vision, prefix_ms, expert, download = (1e3 * (b - a) for a, b in zip(marks, marks[1:]))  # noqa: B905
+        upload, vision, prefix_ms, expert, download = (1e3 * (b - a) for a, b in itertools.pairwise(marks))
         self._stage_ms = {"vision": vision, "prefix": prefix_ms, "expert": expert, "copies": upload + download}
         return actions
 

@@ -23,7 +23,9 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(g.width, g.width)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, T, W]
-        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
         y = F.scaled_dot_product_attention(q, k, v)  # scale head_dim ** -0.5
         return self.out_proj(y.transpose(1, 2).flatten(2))
 

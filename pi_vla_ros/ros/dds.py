@@ -12,7 +12,7 @@ VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE") 
 
 
 def shared_memory_profile(environment: dict[str, str]) -> dict[str, str]:
-    """What to add to `environment` so that a node gets the profile: nothing if the user chose another RMW or profile."""
+    """What to add to `environment` so that a node gets the profile: nothing if the user chose an RMW or profile."""
     fast = environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp").startswith("rmw_fastrtps")
     if not fast or any(name in environment for name in VARIABLES):
         return {}

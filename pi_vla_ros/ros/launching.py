@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode, Node
+from launch_ros.actions import LifecycleNode, Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
+from launch import LaunchContext, LaunchDescription
+from pi_vla_ros.replay.online import without_tracking
 from pi_vla_ros.ros.dds import shared_memory_profile
 
 SIMULATED = "sim"
@@ -76,7 +77,9 @@ def _policy_node(context: LaunchContext, model: str, simulated: bool = False) ->
     if not checkpoint and (simulated or given["robot"] == SIMULATED):
         checkpoint = str(_random_checkpoint(model, given["robot"]))
         calm = {"noise_scale": 0.0, "cpu_threads": 1, "num_inference_steps": 4}
-        actions.append(LogInfo(msg=f"no checkpoint given: a tiny {model} with random weights. It moves; it knows no task"))
+        actions.append(
+            LogInfo(msg=f"no checkpoint given: a tiny {model} with random weights. It moves; it knows no task")
+        )
     parameters = [
         {
             "robot": _text("robot"),
@@ -112,3 +115,60 @@ def _random_checkpoint(model: str, robot: str) -> Path:
     program = Path(get_package_prefix("pi_vla_ros")) / "lib" / "pi_vla_ros" / "make-checkpoint"
     subprocess.run([program, folder, "--model", model, "--robot", robot], check=True, stdout=subprocess.DEVNULL)
     return folder
+
+
+_REPLAY = (
+    ("bag", "", "the recording: a bag folder, .mcap or .db3"),
+    ("rate", "1.0", "1: as recorded; 2: twice as fast"),
+    ("start", "0.0", "s from the beginning of the recording"),
+    ("duration", "0.0", "s; 0: to its end"),
+    ("loops", "1", "how often it is played; the clock jumps back each time. 0: until Ctrl-C"),
+    ("report", "", "file for the summary of how the node did, JSON; empty: none"),
+)
+
+
+def replay_launch() -> LaunchDescription:
+    """The policy node as it runs on the robot, under a recording that is played with /clock; ends with the recording."""
+    common = [a for a in _arguments() if a.name != "use_sim_time"]
+    more = [DeclareLaunchArgument(name, default_value=value, description=words) for name, value, words in _REPLAY]
+    more.append(
+        DeclareLaunchArgument("use_sim_time", default_value="true", description="the recording's clock: leave it")
+    )
+    return LaunchDescription(
+        [
+            *common,
+            *more,
+            # cameras and joint states of the recording, and the node's commands: nobody else may take them for real
+            SetEnvironmentVariable("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
+            SetRemap("joint_trajectory", "replay/joint_trajectory"),
+            SetRemap("commands", "replay/commands"),
+            *_environment(),
+            OpaqueFunction(function=_under_a_recording),
+        ]
+    )
+
+
+def _under_a_recording(context: LaunchContext) -> list:
+    robot, bag = (LaunchConfiguration(name).perform(context) for name in ("robot", "bag"))
+    if not bag:
+        raise RuntimeError("replay.launch.py: bag:= is missing: the recording to play")
+    player = Node(
+        package="pi_vla_ros",
+        executable="bag_player",
+        name="bag_player",
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[
+            {
+                "robot": _text("robot"),
+                "bag": _text("bag"),
+                "report": _text("report"),
+                "loops": ParameterValue(LaunchConfiguration("loops"), value_type=int),
+                **{n: ParameterValue(LaunchConfiguration(n), value_type=float) for n in ("rate", "start", "duration")},
+            }
+        ],
+        output="screen",
+        on_exit=Shutdown(reason="the recording ended"),
+    )
+    model = "any" if LaunchConfiguration("checkpoint").perform(context) else "pi05"
+    context.launch_configurations["robot"] = str(without_tracking(robot))
+    return [*_policy_node(context, model, simulated=robot == SIMULATED), player]

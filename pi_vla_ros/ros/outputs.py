@@ -13,7 +13,6 @@ from pi_vla_ros.ros.messages import joint_trajectory
 from pi_vla_ros.ros.qos import COMMANDS
 from pi_vla_ros.ros.stream import Stream
 
-
 ANY_TIME = 2**62  # tick: to rest at the measured state is right whenever it is heard
 
 

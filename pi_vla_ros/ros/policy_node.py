@@ -131,7 +131,9 @@ class PolicyNode(LifecycleNode):
         self._loop = ControlLoop(self._robot, self._policy, self._outputs, self._now, self._tell_chunk, self._complain)
         self._loop.prompt = prompt
         self._make_inputs()
-        self.get_logger().info(f"{self._policy.model} ready in {time.perf_counter() - begin:.1f} s: {parameters.checkpoint}")
+        self.get_logger().info(
+            f"{self._policy.model} ready in {time.perf_counter() - begin:.1f} s: {parameters.checkpoint}"
+        )
 
     def _make_publishers(self) -> None:
         self._status = self.create_publisher(InferenceStatus, "~/status", qos.LATCHED)

@@ -76,4 +76,3 @@ class Stream:
             self._process.kill()
             self._process.wait()
         self._board.close()
-

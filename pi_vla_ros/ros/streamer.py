@@ -9,6 +9,7 @@ the arm; orphaned, it holds until the arm rests, then ends.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -86,10 +87,8 @@ def _listen_to_clock(node: Node) -> None:
     executor.add_node(node)
 
     def spin() -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             executor.spin()
-        except ExternalShutdownException:
-            pass
 
     threading.Thread(target=spin, daemon=True).start()
 

@@ -7,9 +7,19 @@ import dataclasses
 import pytest
 import torch
 
-from pi_vla_ros.engine import DeviceConfig, Engine, EngineArgs, EngineConfig, PI0Args, PI0Request, PI05Args, PI05Request
 from pi_vla_ros.checkpoint import random_model
-from pi_vla_ros.engine import RequestError, RuntimeConfig
+from pi_vla_ros.engine import (
+    DeviceConfig,
+    Engine,
+    EngineArgs,
+    EngineConfig,
+    PI0Args,
+    PI0Request,
+    PI05Args,
+    PI05Request,
+    RequestError,
+    RuntimeConfig,
+)
 from pi_vla_ros.model.geometry import tiny
 
 pytestmark = [
@@ -93,7 +103,9 @@ def test_the_fused_engine_is_near_too(model):
     with engine(model, "cpu") as cpu, Engine(EngineArgs(model, args, config)) as fused:
         assert fused.fused
         # the same random weights: generators differ between devices, so the CPU engine takes the GPU's
-        same_weights(random_model(tiny(model, chunk=7, prompt_len=40), torch.bfloat16, device="cuda", seed=3), cpu._runner._model)
+        same_weights(
+            random_model(tiny(model, chunk=7, prompt_len=40), torch.bfloat16, device="cuda", seed=3), cpu._runner._model
+        )
         for seed in range(0, 12, 2):
             r = request(model, 1 + seed % 3, seed)
             a, b = cpu.step(r), fused.step(r)

@@ -9,8 +9,17 @@ import time
 import numpy as np
 import torch
 
-from pi_vla_ros.engine import DeviceConfig, Engine, EngineArgs, EngineConfig, PI0Args, PI0Request, PI05Args, PI05Request
-from pi_vla_ros.engine import RuntimeConfig
+from pi_vla_ros.engine import (
+    DeviceConfig,
+    Engine,
+    EngineArgs,
+    EngineConfig,
+    PI0Args,
+    PI0Request,
+    PI05Args,
+    PI05Request,
+    RuntimeConfig,
+)
 from pi_vla_ros.model.geometry import PI0, PI05
 
 

@@ -26,9 +26,7 @@ from pi_vla_ros.ros import qos
 from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.recorder import Recorder
 
-PICTURES = (
-    400  # frames kept per camera for the report, spread over the run by dropping every other one
-)
+PICTURES = 400  # frames kept per camera for the report, spread over the run by dropping every other one
 
 
 class Monitor(Node):
@@ -38,14 +36,10 @@ class Monitor(Node):
         super().__init__("demo_monitor", start_parameter_services=False)
         self._robot, self._recorder, self._lock = robot, Recorder(bag), threading.Lock()
         self.statuses: list[InferenceStatus] = []
-        self.measured: list[
-            tuple[float, np.ndarray, np.ndarray]
-        ] = []  # stamp, positions, velocities
+        self.measured: list[tuple[float, np.ndarray, np.ndarray]] = []  # stamp, positions, velocities
         self.commands: list[tuple[float, np.ndarray]] = []  # received, positions
         self.trajectories: list[tuple[float, JointTrajectory]] = []  # received, message
-        self.frames: dict[str, deque] = {
-            slot: deque() for slot in robot.cameras
-        }  # (stamp, serialised message)
+        self.frames: dict[str, deque] = {slot: deque() for slot in robot.cameras}  # (stamp, serialised message)
         self._every = dict.fromkeys(robot.cameras, 1)
         self._seen = dict.fromkeys(robot.cameras, 0)
         self.command_arrivals = Intervals(keep=100_000)
@@ -117,14 +111,8 @@ class Monitor(Node):
         if not all(name in index for name in self._robot.joint_names):
             return
         order = [index[name] for name in self._robot.joint_names]
-        velocity = (
-            np.array(message.velocity)[order]
-            if len(message.velocity)
-            else np.full(len(order), np.nan)
-        )
-        self.measured.append(
-            (seconds(message.header.stamp), np.array(message.position)[order], velocity)
-        )
+        velocity = np.array(message.velocity)[order] if len(message.velocity) else np.full(len(order), np.nan)
+        self.measured.append((seconds(message.header.stamp), np.array(message.position)[order], velocity))
 
     def _on_trajectory(self, now: float, serialised: bytes) -> None:
         self.trajectories.append((now, deserialize_message(serialised, JointTrajectory)))
@@ -132,9 +120,7 @@ class Monitor(Node):
             self.command_arrivals.mark(now)
 
     def _on_command(self, now: float, serialised: bytes) -> None:
-        self.commands.append(
-            (now, np.array(deserialize_message(serialised, Float64MultiArray).data))
-        )
+        self.commands.append((now, np.array(deserialize_message(serialised, Float64MultiArray).data)))
         self.command_arrivals.mark(now)
 
     def _on_status(self, now: float, serialised: bytes) -> None:

@@ -47,22 +47,15 @@ def draw(monitor: Monitor, robot: RobotConfig, summary: dict, folder: Path) -> N
     write_report(folder / "report.html", f"Demo on robot '{robot.name}'", summary, pictures)
 
 
-def commanded_curve(
-    monitor: Monitor, robot: RobotConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """(times, positions, velocities) of what was commanded: the trajectories as a controller plays them, or the stream."""
+def commanded_curve(monitor: Monitor, robot: RobotConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(times, positions, velocities) of what was commanded: the trajectories as a controller plays them, or stream."""
     if not monitor.trajectories:
         return _streamed(monitor)
     times, positions, velocities = [], [], []
     ends = [received for received, _ in monitor.trajectories[1:]] + [np.inf]
     for (received, message), end in zip(monitor.trajectories, ends, strict=True):
         start = seconds(message.header.stamp)
-        at = np.array(
-            [
-                start + p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec
-                for p in message.points
-            ]
-        )
+        at = np.array([start + p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in message.points])
         played = (at >= received) & (at < end)
         times.append(at[played])
         positions.append(np.array([p.positions for p in message.points])[played])

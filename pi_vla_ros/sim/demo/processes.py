@@ -19,9 +19,7 @@ PATIENCE = 10.0  # s between asking a process to end and ending it
 class Process:
     """One node as a process of its own; what it prints goes to `log`."""
 
-    def __init__(
-        self, name: str, module: str, parameters: dict, log: Path, environment: dict[str, str]
-    ):
+    def __init__(self, name: str, module: str, parameters: dict, log: Path, environment: dict[str, str]):
         command = [sys.executable, "-m", module, "--ros-args"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={value}"]

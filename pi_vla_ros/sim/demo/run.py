@@ -51,9 +51,7 @@ def run_demo(demo: Demo, console: Console) -> dict:
     environment = isolated_environment()
     os.environ.update(environment)
     report = demo.folder / "sim.json"
-    console.print(
-        f"starting robot '{demo.robot.name}' and policy node (ROS_DOMAIN_ID={environment['ROS_DOMAIN_ID']})"
-    )
+    console.print(f"starting robot '{demo.robot.name}' and policy node (ROS_DOMAIN_ID={environment['ROS_DOMAIN_ID']})")
     robot = Process(
         "sim_robot",
         "pi_vla_ros.sim.node",
@@ -95,17 +93,13 @@ def run_demo(demo: Demo, console: Console) -> dict:
     sent = json.loads(report.read_text())["cameras"] if report.is_file() else {}
     stamps = {slot: entry["sent"] for slot, entry in sent.items()}
     summary = summarise(monitor, demo.robot, stamps, elapsed, reason)
-    (demo.folder / "summary.json").write_text(
-        json.dumps(summary, indent=2) + "\n", encoding="utf-8"
-    )
+    (demo.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     console.print("drawing the report")
     draw(monitor, demo.robot, summary, demo.folder)
     return summary
 
 
-def _watch(
-    demo: Demo, monitor: Monitor, processes: list[Process], console: Console
-) -> tuple[float, str]:
+def _watch(demo: Demo, monitor: Monitor, processes: list[Process], console: Console) -> tuple[float, str]:
     """Show the live table until the time is up or something fails: (s since the first command, reason)."""
     begin, first, said = time.monotonic(), None, 0
     with Live(console=console, refresh_per_second=1 / REFRESH) as live:
@@ -120,9 +114,7 @@ def _watch(
                 if process.died:
                     return elapsed, f"{process.name} died:\n{process.last_words()}"
             if first is None and now - begin > START:
-                detail = (
-                    monitor.status.detail if monitor.status else "the policy node sent no status"
-                )
+                detail = monitor.status.detail if monitor.status else "the policy node sent no status"
                 return 0.0, f"no command arrived within {START:.0f} s: {detail}"
             if elapsed >= demo.duration:
                 return elapsed, "finished"

@@ -12,18 +12,13 @@ from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.monitor import Monitor
 
 
-def summarise(
-    monitor: Monitor, robot: RobotConfig, sent: dict[str, list[float]], duration: float, reason: str
-) -> dict:
+def summarise(monitor: Monitor, robot: RobotConfig, sent: dict[str, list[float]], duration: float, reason: str) -> dict:
     """`sent`: stamps of the frames that each camera sent, s."""
     statuses = monitor.statuses
     last = statuses[-1] if statuses else InferenceStatus()
     inferred = _one_per_inference(statuses)
     names = last.stage_names
-    stages = {
-        n: [s.stage_ms[list(s.stage_names).index(n)] for s in inferred if n in s.stage_names]
-        for n in names
-    }
+    stages = {n: [s.stage_ms[list(s.stage_names).index(n)] for s in inferred if n in s.stage_names] for n in names}
     cameras = list(last.camera_names)
     return {
         "exit_reason": reason,
@@ -38,10 +33,7 @@ def summarise(
         "plan_ms": percentiles([s.plan_ms for s in inferred]),
         "skew_ms": percentiles([s.skew_ms for s in inferred]),
         "data_age_ms": {
-            **{
-                c: percentiles([s.camera_age_ms[i] for s in inferred])
-                for i, c in enumerate(cameras)
-            },
+            **{c: percentiles([s.camera_age_ms[i] for s in inferred]) for i, c in enumerate(cameras)},
             "joint_states": percentiles([s.state_age_ms for s in inferred]),
         },
         "cameras": {c: _received(statuses, i, sent.get(c, [])) for i, c in enumerate(cameras)},
@@ -116,9 +108,7 @@ def _received(statuses: list[InferenceStatus], camera: int, sent: list[float]) -
     }
 
 
-def _command_intervals(
-    monitor: Monitor, last: InferenceStatus, robot: RobotConfig
-) -> dict[str, float]:
+def _command_intervals(monitor: Monitor, last: InferenceStatus, robot: RobotConfig) -> dict[str, float]:
     """As the streamer measured them where it publishes; of a trajectory controller's input, as they arrived."""
     if robot.streams:
         p50, p99, longest = (

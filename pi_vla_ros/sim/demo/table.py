@@ -11,9 +11,7 @@ from pi_vla_ros.sim.demo.monitor import Monitor
 
 
 def live_table(monitor: Monitor, elapsed: float, duration: float) -> Table:
-    table = Table(
-        title=f"pi_vla_ros demo   {elapsed:4.1f} / {duration:.0f} s", title_justify="left", width=86
-    )
+    table = Table(title=f"pi_vla_ros demo   {elapsed:4.1f} / {duration:.0f} s", title_justify="left", width=86)
     table.add_column("what", style="cyan", no_wrap=True)
     table.add_column("now")
     status = monitor.status
