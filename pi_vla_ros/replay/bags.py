@@ -61,21 +61,41 @@ class BagSource:
 
     def events(self) -> Iterator[Event]:
         """In the order of the bag's receive times, which only a badly merged bag turns back: then time stands."""
-        time, topic = self.start, ""
         with self._open() as reader:
-            store, connections = self._types(reader), [c for c in reader.connections if c.topic in self._wanted]
-            try:
-                for connection, received, data in reader.messages(connections, self.start, self.end):
-                    time, topic = max(time, received), connection.topic
+            store = self._types(reader)
+            for received, connection, data in self._read(reader):
+                try:
                     message = store.deserialize_cdr(data, connection.msgtype)
-                    for kind, slot in self._wanted[topic]:
-                        yield Event(time, kind, slot, message)
-            except SourceError:
-                raise
-            except Exception as error:  # rosbags, zstd, lz4 and SQLite each raise their own
-                at = f"{(time - self.start) / NANO:.1f} s after its start"
-                last = f"; last topic read: {topic}" if topic else ""
-                raise SourceError(f"{self.name}: damaged {at}{last} ({_first_line(error)}); {_RECOVER}") from error
+                except Exception as error:
+                    raise self._damaged(received, connection.topic, error) from error
+                for kind, slot in self._wanted[connection.topic]:
+                    yield Event(received, kind, slot, message)
+
+    def serialised(self) -> Iterator[tuple[int, str, str, bytes]]:
+        """The same messages as they were recorded: (received ns, topic, type, CDR)."""
+        with self._open() as reader:
+            for received, connection, data in self._read(reader):
+                yield received, connection.topic, connection.msgtype, data
+
+    def topics(self) -> dict[str, str]:
+        """What is read, topic -> type."""
+        with self._open() as reader:
+            return {c.topic: c.msgtype for c in reader.connections if c.topic in self._wanted}
+
+    def _read(self, reader: Reader):
+        time, topic = self.start, ""
+        connections = [c for c in reader.connections if c.topic in self._wanted]
+        try:
+            for connection, received, data in reader.messages(connections, self.start, self.end):
+                time, topic = max(time, received), connection.topic
+                yield time, connection, data
+        except Exception as error:  # rosbags, zstd, lz4 and SQLite each raise their own
+            raise self._damaged(time, topic, error) from error
+
+    def _damaged(self, time: int, topic: str, error: Exception) -> SourceError:
+        at = f"{(time - self.start) / NANO:.1f} s after its start"
+        last = f"; last topic read: {topic}" if topic else ""
+        return SourceError(f"{self.name}: damaged {at}{last} ({_first_line(error)}); {_RECOVER}")
 
     def _open(self) -> Reader:
         try:

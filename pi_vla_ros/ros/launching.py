@@ -128,11 +128,11 @@ _REPLAY = (
 
 
 def replay_launch() -> LaunchDescription:
-    """The policy node as it runs on the robot, under a recording that is played with /clock; ends with the recording."""
+    """The policy node as it runs on the robot, under a recording that is played with /clock; ends with it."""
     common = [a for a in _arguments() if a.name != "use_sim_time"]
     more = [DeclareLaunchArgument(name, default_value=value, description=words) for name, value, words in _REPLAY]
     more.append(
-        DeclareLaunchArgument("use_sim_time", default_value="true", description="the recording's clock: leave it")
+        DeclareLaunchArgument("use_sim_time", default_value="true", description="take the time from the recording")
     )
     return LaunchDescription(
         [

@@ -1,0 +1,73 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""How the live node did under a recording, from the statuses that it published."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from pi_vla_ros.replay.metrics import number, spread
+from pi_vla_ros.resources import config_folders
+from pi_vla_ros.schema import ConfigError, read_yaml
+
+
+def online_summary(statuses: Sequence, loops: int) -> dict:
+    """statuses: InferenceStatus messages, one per tick. Latencies are the node's own, on this machine."""
+    if not statuses:
+        return {"loops": loops, "ticks": 0}
+    inferred, last = [], statuses[-1]
+    for before, status in zip([None, *statuses[:-1]], statuses, strict=True):
+        if status.inferences > (before.inferences if before else 0):
+            inferred.append(status)
+    stages = {name: [] for name in last.stage_names}
+    for status in inferred:
+        for name, ms in zip(status.stage_names, status.stage_ms, strict=True):
+            stages.setdefault(name, []).append(ms)
+    count = Counter(s.state for s in statuses)
+    return {
+        "loops": loops,
+        "ticks": int(last.tick),
+        "inferences": int(last.inferences),
+        "deadline_misses": int(last.deadline_misses),
+        "drops": dict(zip(last.drop_reasons, map(int, last.drop_counts), strict=True)),
+        "inference_ms": spread([s.inference_ms for s in inferred]),
+        "plan_ms": spread([s.plan_ms for s in inferred]),
+        "stage_ms": {name: spread(values) for name, values in stages.items()},
+        "skew_ms": spread([s.skew_ms for s in inferred]),
+        "camera_age_ms": {
+            name: spread([s.camera_age_ms[k] for s in inferred]) for k, name in enumerate(last.camera_names)
+        },
+        "state_age_ms": spread([s.state_age_ms for s in inferred]),
+        "commands_sent": int(last.commands_sent),
+        "command_interval_ms": {
+            "p50": number(last.command_interval_p50_ms),
+            "p99": number(last.command_interval_p99_ms),
+            "max": number(last.command_interval_max_ms),
+        },
+        "joins": {"count": int(last.joins), "position_step_max": number(last.join_position_step_max)},
+        "clips": int(last.clipped_position + last.clipped_velocity + last.clipped_acceleration),
+        "states": {state: number(n / len(statuses)) for state, n in sorted(count.items())},
+    }
+
+
+def without_tracking(robot: str) -> Path:
+    """A copy of the robot's file without its tracking limits: a recorded arm does not follow commands, and the guard
+    would stop the node. Raises ConfigError."""
+    path = Path(robot)
+    if path.suffix not in (".yaml", ".yml"):
+        found = [f / "robots" / f"{robot}.yaml" for f in config_folders()]
+        path = next((p for p in found if p.is_file()), None)
+        if path is None:
+            raise ConfigError(f"robot: '{robot}' is not known; give a known name or the path of a .yaml")
+    data = read_yaml(path)
+    for joint in data.get("joints") or ():
+        if isinstance(joint, dict):
+            joint.pop("tracking", None)
+    copy = Path(tempfile.mkdtemp(prefix="pi_vla_ros-")) / f"{path.stem}.yaml"
+    copy.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return copy
