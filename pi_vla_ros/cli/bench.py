@@ -20,10 +20,14 @@ from types import SimpleNamespace
 
 import torch
 
-from pi_vla_ros.engine.fused import autotune
-from pi_vla_ros.engine.fused.runner import FusedRunner
-from pi_vla_ros.engine.fused.tuning import tuning_for
 from pi_vla_ros.model.geometry import PI0, PI05, Geometry
+
+try:
+    from pi_vla_ros.engine.fused import autotune
+    from pi_vla_ros.engine.fused.runner import FusedRunner
+    from pi_vla_ros.engine.fused.tuning import tuning_for
+except ModuleNotFoundError:  # Triton comes with PyTorch's CUDA builds only; main says what is missing
+    autotune = FusedRunner = tuning_for = None
 
 IDLE = 5.0  # seconds without work before the step that shows what waking up costs
 MATRIX = {"views": (1, 2, 3), "prompt_len": (20, 48, 200)}
@@ -31,6 +35,8 @@ MATRIX = {"views": (1, 2, 3), "prompt_len": (20, 48, 200)}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
+    if not torch.cuda.is_available() or FusedRunner is None:
+        sys.exit("bench: needs an NVIDIA GPU and a CUDA build of PyTorch (Triton comes with it)")
     if args.tune:
         return tune(args)
     device = torch.device("cuda")
