@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from pi_vla_ros.replay.bags import find_bags
-from pi_vla_ros.replay.jobs import Question
+from pi_vla_ros.replay.lerobot import find_episodes
+from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.run import replay
 from pi_vla_ros.robot import RobotConfig, load_robot, robot_names
 
@@ -26,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         robot = _with_commands(load_robot(args.robot), args)
         recordings = find_bags(map(Path, args.bag))
+        if args.dataset:
+            recordings += find_episodes(Path(args.dataset), args.episodes)
+        if not recordings:
+            raise ValueError("nothing to replay: give --bag or --dataset")
         out.mkdir(parents=True, exist_ok=True)
         summary = replay(_question(robot, args), recordings, out, args.jobs, console)
     except ValueError as error:
@@ -66,6 +71,7 @@ def _question(robot: RobotConfig, args: argparse.Namespace) -> Question:
             "noise_scale": args.noise_scale,
             "seed": args.seed,
         },
+        cameras={name: slot for slot, name in args.camera},
     )
 
 
@@ -74,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--robot", required=True, help=f"{', '.join(robot_names())}, or the path of a YAML")
     add("--checkpoint", required=True, help="folder of the checkpoint")
-    add("--bag", required=True, nargs="+", help="bags (folder, .mcap, .db3), or folders that hold bags")
+    add("--bag", nargs="+", default=[], help="bags (folder, .mcap, .db3), or folders that hold bags")
+    add("--dataset", help="folder of a LeRobot dataset (v2.x, v3.0); needs pyarrow, and PyAV for AV1 video")
+    add("--episodes", type=int, nargs="+", help="of the dataset; default: all")
+    add("--camera", type=_pair, action="append", default=[], metavar="SLOT=NAME", help="what the dataset calls a slot")
     add("--out", required=True, help="folder for the results; one that was interrupted goes on")
     add("--commands", choices=("joint_trajectory", "commands", "joint_states"), help="what the demonstration commanded")
     add("--commands-topic", help="topic of the commands where it was remapped")
@@ -99,6 +108,13 @@ def _not_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be at least 0 and finite, is {text}")
     return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    slot, equals, name = text.partition("=")
+    if not (slot and equals and name):
+        raise argparse.ArgumentTypeError(f"must be SLOT=NAME, is {text}")
+    return slot, name
 
 
 def _count(text: str) -> int:

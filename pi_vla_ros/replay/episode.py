@@ -70,15 +70,9 @@ class Evaluation:
 
     def run(self, progress: Callable[[float], None]) -> Episode:
         """progress(s of the recording that are done). Raises SourceError, naming recording and topic."""
-        tick, hz, commands = 0, self._robot.timing.inference_hz, 0
-        due = self._source.start
+        commands = 0
         for event in self._source.events():
-            while due < event.received:  # what came by the tick's time is seen by it, as an executor would
-                self._tick(due)
-                tick += 1
-                due = self._source.start + round(tick * NANO / hz)
-                if tick % 30 == 0:
-                    progress((due - self._source.start) / NANO)
+            self._tick_until(event.received, progress)  # what came by a tick's time is seen by it, as by an executor
             if event.kind == "command":
                 self._recorded.put(event.message, event.received * 1e-9)
                 commands += 1
@@ -86,6 +80,7 @@ class Evaluation:
             if event.kind == "image":
                 self._note(event.slot, event.message.header.stamp, event.received)
             self._twin.put(event)
+        self._tick_until(self._source.end, progress)
         if not commands:
             raise SourceError(f"{self._source.name}: no commands ({self._source.commands}) in the replayed part")
         self._recorded.finish(self._source.end * 1e-9)
@@ -96,10 +91,15 @@ class Evaluation:
             raise SourceError(f"{self._source.name}: {self._why_nothing()}")
         return self._episode()
 
-    def _tick(self, due: int) -> None:
-        self._log.ticks.append((due * 1e-9, self._twin.tick(due)))
-        self._recorded.passed(due * 1e-9)
-        self._compare()
+    def _tick_until(self, now: int, progress: Callable[[float], None]) -> None:
+        """The timer's ticks before `now` ns."""
+        hz = self._robot.timing.inference_hz
+        while (due := self._source.start + round(self._twin.ticks * NANO / hz)) < now:
+            self._log.ticks.append((due * 1e-9, self._twin.tick(due)))
+            self._recorded.passed(due * 1e-9)
+            self._compare()
+            if self._twin.ticks % 30 == 0:
+                progress((due - self._source.start) / NANO)
 
     def _note(self, slot: str, stamp, received: int) -> None:
         self._log.stamps.setdefault(slot, []).append(stamp.sec + 1e-9 * stamp.nanosec)

@@ -8,44 +8,19 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pi_vla_ros.replay import store
-from pi_vla_ros.replay.bags import BagSource
 from pi_vla_ros.replay.episode import Evaluation
+from pi_vla_ros.replay.opening import open_source
+from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.source import SourceError
 from pi_vla_ros.robot import RobotConfig
 
 Progress = Callable[[int, float], None]  # (recording's index, s of it that are done)
 POLL = 0.2  # s
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked about every recording. Times in s; policy: fields of PolicyOptions.
-
-    delay:  assumed time of inference, which moves the simulated clock; what it takes here is only reported.
-    delays: others that are tried on the same predictions.
-    """
-
-    robot: RobotConfig
-    checkpoint: str
-    prompt: str = ""
-    namespace: str = ""
-    start: float = 0.0
-    duration: float = 0.0
-    delay: float = 0.033
-    delays: tuple[float, ...] = (0.0, 0.033, 0.066, 0.1, 0.2)
-    policy: dict = field(default_factory=dict)
-
-    def as_dict(self) -> dict:
-        """Everything that the answer depends on, for JSON; the checkpoint with the age of its files."""
-        path = Path(self.checkpoint)
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        return asdict(self) | {"files": [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]}
 
 
 class Worker:
@@ -68,8 +43,9 @@ class Worker:
     def evaluate(self, recording: Path, folder: Path, progress: Callable[[float], None]) -> None:
         """Leaves `folder` complete, or not at all. Raises SourceError or OSError."""
         q = self._question
-        source = BagSource(recording, q.robot, q.namespace, q.start, q.duration)
-        evaluation = Evaluation(source, q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays])
+        evaluation = Evaluation(
+            open_source(recording, q), q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays]
+        )
         store.save(folder, evaluation.run(progress), 1e3 / q.robot.timing.inference_hz)
 
     def close(self) -> None:

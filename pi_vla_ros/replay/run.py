@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from pi_vla_ros.checkpoint import load_checkpoint
 from pi_vla_ros.replay import store
-from pi_vla_ros.replay.bags import BagSource
-from pi_vla_ros.replay.jobs import Question, evaluate_all, normalised_scale
+from pi_vla_ros.replay.jobs import evaluate_all, normalised_scale
 from pi_vla_ros.replay.metrics import error_rows, error_summary
+from pi_vla_ros.replay.opening import open_source
+from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.replay_report import write_replay_report
 from pi_vla_ros.replay.source import NANO, SourceError
 from pi_vla_ros.replay.verdict import verdict
@@ -31,7 +32,7 @@ def replay(question: Question, recordings: list[Path], out: Path, jobs: int, con
     asked = question.as_dict()
     for recording in recordings:
         try:
-            source = BagSource(recording, question.robot, question.namespace, question.start, question.duration)
+            source = open_source(recording, question)
         except SourceError as error:
             failed[recording] = _told(console, error)
             continue

@@ -24,9 +24,10 @@ SUMMARY, TIMING, ARRAYS = "summary.json", "timing.json", "arrays.npz"
 
 def fingerprint(recording: Path, question: dict) -> str:
     """Changes with the recording's files and with everything that was asked about it."""
-    files = [recording] if recording.is_file() else sorted(p for p in recording.rglob("*") if p.is_file())
+    place = recording if recording.exists() else recording.parent / "meta"  # an episode of a dataset is no file
+    files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
     seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-    return hashlib.sha256(json.dumps([seen, question], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([str(recording), seen, question], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def folder_of(out: Path, recording: Path, mark: str) -> Path:
