@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def measured_ceilings(device: torch.device) -> dict[str, float]:
             work()
             mark.record()
         torch.cuda.synchronize()
-        return min(a.elapsed_time(b) for a, b in zip(marks, marks[1:])) / 1e3  # noqa: B905
+        return min(a.elapsed_time(b) for a, b in itertools.pairwise(marks)) / 1e3
 
     a, b = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
     data = torch.zeros(1 << 30, device=device, dtype=torch.float32)
@@ -217,14 +218,16 @@ def commit() -> str:
 
 
 def table(rows: list[dict]) -> str:
-    head = "model views prompt chunk batch | vision prefix expert copies | wall p50    p99  p99.9    max  idle | floor  GiB  init s"
+    head = "model views prompt chunk batch | vision prefix expert copies | wall p50    p99  p99.9    max  idle "
+    head += "| floor  GiB  init s"
     lines = [head]
     for r in rows:
         s, w = r["stage_ms"], r["wall_ms"]
         lines.append(
-            f"{r['model']:5} {r['views']:5} {r['prompt_len']:6} {r['chunk_size']:5} {r['batch']:5} | {s['vision']:6.2f} "
-            f"{s['prefix']:6.2f} {s['expert']:6.2f} {s['copies']:6.2f} | {w['p50']:8.2f} {w['p99']:6.2f} {w['p99.9']:6.2f} "
-            f"{w['max']:6.2f} {r['after_idle_ms']:5.1f} | {r['floor_ms']:5.2f} {r['memory_gib']:4.1f} {r['init_s']:7.1f}"
+            f"{r['model']:5} {r['views']:5} {r['prompt_len']:6} {r['chunk_size']:5} {r['batch']:5} | "
+            f"{s['vision']:6.2f} {s['prefix']:6.2f} {s['expert']:6.2f} {s['copies']:6.2f} | "
+            f"{w['p50']:8.2f} {w['p99']:6.2f} {w['p99.9']:6.2f} {w['max']:6.2f} {r['after_idle_ms']:5.1f} | "
+            f"{r['floor_ms']:5.2f} {r['memory_gib']:4.1f} {r['init_s']:7.1f}"
         )
     return "\n".join(lines)
 
