@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from pi_vla_ros.kernels.flow_loop import CTAS, QKV_CTAS, QKV_ROWS, by_program, packed_layer, tiles  # noqa: E402
+from pi_vla_ros.kernels.flow_loop import CTAS, QKV_CTAS, QKV_ROWS, by_program, packed_layer, tiles
 
 
 def test_tiles_are_swizzled():

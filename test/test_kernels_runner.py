@@ -14,10 +14,10 @@ import torch
 os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
 
-from pi_vla_ros.engine.fused.runner import FusedRunner  # noqa: E402
-from pi_vla_ros.model.flow import sample  # noqa: E402
-from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny  # noqa: E402
-from pi_vla_ros.model.pi import PiModel  # noqa: E402
+from pi_vla_ros.engine.fused.runner import FusedRunner
+from pi_vla_ros.model.flow import sample
+from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny
+from pi_vla_ros.model.pi import PiModel
 
 if os.environ["TRITON_INTERPRET"] != "1":
     pytest.skip("needs Triton's interpreter", allow_module_level=True)

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What enters the two prefix stacks: patches of the images, rows of the token embedding.
 
-    def patches_reference(images, patch):                            # [N, 3, S, S] -> [N · (S/p)², 3 · p²]
-        return unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+def patches_reference(images, patch):                            # [N, 3, S, S] -> [N · (S/p)², 3 · p²]
+    return unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
 
-    def text_reference(tokens, table):                               # [B, L] -> [B, L, W]
-        return table[tokens] * sqrt(W)
+def text_reference(tokens, table):                               # [B, L] -> [B, L, W]
+    return table[tokens] * sqrt(W)
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     first = torch.cat([first, first.new_zeros(CTAS - QKV_CTAS, first.shape[1])])
     # a thread of the tensor core's result holds rows 2q, 2q + 1 of every 8: let these be gate and up of 4 neighbours
     up = up.unflatten(0, (-1, 4, 4, 2)).transpose(1, 2).flatten(0, 3)
-    return torch.cat([first, by_program(tiles(out, 64), 8), tiles(up, 64).flatten(1), by_program(tiles(down, 64), 8)], 1)
+    return torch.cat(
+        [first, by_program(tiles(out, 64), 8), tiles(up, 64).flatten(1), by_program(tiles(down, 64), 8)], 1
+    )
 
 
 @triton.jit
@@ -97,7 +99,11 @@ class FlowLoop:
         ring = (SHARED - 1024 - activations - 1024) // SLOT
         source = (Path(__file__).parent / "flow_loop.cu").read_text()
         defines = {"GROUPS": groups, "STATE": self._state, "LAYERS": self._depth, "RING": ring}
-        source = "".join(f"#define {k} {v}\n" for k, v in defines.items()) + "#define INFINITY __int_as_float(0x7f800000)\n" + source
+        source = (
+            "".join(f"#define {k} {v}\n" for k, v in defines.items())
+            + "#define INFINITY __int_as_float(0x7f800000)\n"
+            + source
+        )
         self._kernel = torch.cuda._compile_kernel(source, "flow_loop", compute_capability="90a")
         self._kernel.set_shared_memory_config(SHARED)
 
@@ -138,7 +144,15 @@ class FlowLoop:
     def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, pdl: bool) -> None:
         """x_t [H, A] in place; lengths [≥ 1] int32; keys, values [layers, ≥ 1, key_rows, D]: the first robot's."""
         chunks_kernel[(self._chunks, self._depth)](
-            keys, values, self._key_chunks, self._value_chunks, lengths, keys.stride(0), self._chunks, 256, pdl,
+            keys,
+            values,
+            self._key_chunks,
+            self._value_chunks,
+            lengths,
+            keys.stride(0),
+            self._chunks,
+            256,
+            pdl,
             launch_pdl=pdl,
         )
         self._x_t[: len(x_t)].copy_(x_t)

@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands between the library's two products of a prefix layer's MLP, and behind the second.
 
-    def geglu_reference(y, x):                       # y = x @ [gate; up].T, not yet normalised; x [M, W]
-        gate, up = (y * rsqrt(mean(x²) + eps)).chunk(2, dim=-1)
-        return gelu_tanh(gate) * up
+def geglu_reference(y, x):                       # y = x @ [gate; up].T, not yet normalised; x [M, W]
+    gate, up = (y * rsqrt(mean(x²) + eps)).chunk(2, dim=-1)
+    return gelu_tanh(gate) * up
 
-    def row_sums_reference(x):
-        return x.square().sum(-1)
+def row_sums_reference(x):
+    return x.square().sum(-1)
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SigLIP's attention: every token of an image sees every other, straight from the packed projections.
 
-    def vision_attention_reference(qkv, heads):                      # [N, T, 3 · heads · D] -> [N, T, heads · D]
-        q, k, v = (z.unflatten(-1, (heads, -1)).transpose(1, 2) for z in qkv.chunk(3, -1))
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+def vision_attention_reference(qkv, heads):                      # [N, T, 3 · heads · D] -> [N, T, heads · D]
+    q, k, v = (z.unflatten(-1, (heads, -1)).transpose(1, 2) for z in qkv.chunk(3, -1))
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 """
 
 from __future__ import annotations

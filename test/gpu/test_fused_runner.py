@@ -14,10 +14,10 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
-from pi_vla_ros.engine.fused.autotune import blank_model  # noqa: E402
-from pi_vla_ros.engine.fused.runner import FusedRunner  # noqa: E402
-from pi_vla_ros.model.flow import sample  # noqa: E402
-from pi_vla_ros.model.geometry import PI0, PI05  # noqa: E402
+from pi_vla_ros.engine.fused.autotune import blank_model
+from pi_vla_ros.engine.fused.runner import FusedRunner
+from pi_vla_ros.model.flow import sample
+from pi_vla_ros.model.geometry import PI0, PI05
 
 GEOMETRY = {"pi0": PI0, "pi05": PI05}
 CUDA = torch.device("cuda")
@@ -56,7 +56,11 @@ def test_full_size(name, chunk, steps, resident):
     g = replace(GEOMETRY[name], chunk=chunk)
     model = blank_model(g, CUDA, torch.bfloat16)
     exact = copy.deepcopy(model).float()
-    cases = [request(g, [g.prompt_len]), request(g, [17], seed=2), request(g, [20], masks=[[True, False, True]], seed=3)]
+    cases = [
+        request(g, [g.prompt_len]),
+        request(g, [17], seed=2),
+        request(g, [20], masks=[[True, False, True]], seed=3),
+    ]
     wants = [reference(exact, r, steps) for r in cases]
     del exact
     from pi_vla_ros.engine.fused.tuning import tuning_for
@@ -87,5 +91,20 @@ def test_batch_equals_single():
 def poison(runner) -> None:
     """NaN wherever a step must write before it reads."""
     p, e, v = runner.prefix, runner.expert, runner.vision
-    for buffer in (p.x, p._q, p._seen, p._mlp, p._raw, p.keys, p.values, v._x, v._h, v._qkv, v._mlp, e._q, e._seen, e._mlp):
+    for buffer in (
+        p.x,
+        p._q,
+        p._seen,
+        p._mlp,
+        p._raw,
+        p.keys,
+        p.values,
+        v._x,
+        v._h,
+        v._qkv,
+        v._mlp,
+        e._q,
+        e._seen,
+        e._mlp,
+    ):
         buffer.fill_(float("nan"))

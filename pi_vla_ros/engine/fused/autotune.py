@@ -104,7 +104,9 @@ class Bench:
         elif stage == "prefix":
             p.launch(self._tokens, self._seen, self._prompt, self._lengths)
         else:
-            self.expert.launch(self._x_t, 1, self._seen + self._prompt, self._lengths, p.keys, p.values, p.rope, self._state)
+            self.expert.launch(
+                self._x_t, 1, self._seen + self._prompt, self._lengths, p.keys, p.values, p.rope, self._state
+            )
 
     def retune(self, tune: Tuning) -> None:
         for stage in (self.vision, self.prefix, self.expert):
@@ -158,7 +160,7 @@ def _compile(job: tuple[Geometry, Tuning, int, list[tuple[str, str, object]]]) -
         try:
             bench.retune(replace(start, **{field: candidate}))
             bench.launch(stage)
-        except Exception:  # noqa: BLE001 a tile that does not fit this GPU is no candidate; timing says so again
+        except Exception:
             continue
     torch.cuda.synchronize()
 
@@ -184,7 +186,7 @@ def tune(bench: Bench, start: Tuning, stages=tuple(CANDIDATES), say=print, repla
                 try:
                     bench.retune(replace(best, **{field: candidate}))
                     challenger = bench.capture(stage)
-                except Exception as error:  # noqa: BLE001 does not fit this GPU
+                except Exception as error:
                     say(f"  {field} {candidate}: {type(error).__name__} {str(error)[:60]}")
                     continue
                 old, new = medians([champion, challenger], replays)

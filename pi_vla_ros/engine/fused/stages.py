@@ -253,15 +253,46 @@ class ExpertStage:
             shift_qkv = shift_up = gate_out = gate_down = scale_up = scale_next = None
             if self._modulation:
                 here, after = self._modulation[step][i]
-                shift_qkv, shift_up, gate_out, gate_down, scale_up = here.shift, after.shift, here.gate, after.gate, after.scale
+                shift_qkv, shift_up, gate_out, gate_down, scale_up = (
+                    here.shift,
+                    after.shift,
+                    here.gate,
+                    after.gate,
+                    after.scale,
+                )
                 scale_next = self._modulation[step][(i + 1) % depth][0].scale  # the last layer's is not read
             before = self._done if i else self._entered
-            qkv(h, w.qkv, before, rope, q, k, v, tokens, t.expert_qkv, start=lengths, bias=shift_qkv,
-                ahead=w.out if t.ahead else None, pdl=pdl)
+            qkv(
+                h,
+                w.qkv,
+                before,
+                rope,
+                q,
+                k,
+                v,
+                tokens,
+                t.expert_qkv,
+                start=lengths,
+                bias=shift_qkv,
+                ahead=w.out if t.ahead else None,
+                pdl=pdl,
+            )
             split_attention(q.view(folded), k, v, seen.view(folded), lengths, g.heads, longest, self._answers,
                             self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps, join_rows=at.join,
                             state=bool(self._state_token), ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
-            residual(seen, w.out, x, h, gate_out, scale_up, self._attended, *work, t.expert_out, ahead=w.down if t.ahead else None, pdl=pdl)
+            residual(
+                seen,
+                w.out,
+                x,
+                h,
+                gate_out,
+                scale_up,
+                self._attended,
+                *work,
+                t.expert_out,
+                ahead=w.down if t.ahead else None,
+                pdl=pdl,
+            )
             linear(h, w.up, mlp, t.expert_up, stats_in=self._attended, bias=shift_up, geglu=True,
                    ahead=following.qkv if t.ahead else None, pdl=pdl)  # fmt: skip
             residual(mlp, w.down, x, h, gate_down, scale_next, self._done, *work, t.expert_down, pdl=pdl)

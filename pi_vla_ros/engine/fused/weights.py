@@ -19,7 +19,6 @@ from pi_vla_ros.model.flow import times
 from pi_vla_ros.model.gemma import Gemma
 from pi_vla_ros.model.pi import PiModel, time_embedding
 
-
 Norm = tuple[Tensor, Tensor, Tensor]  # shift, weight, bias: see kernels/layer_norm.py
 
 
