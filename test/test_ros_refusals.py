@@ -4,6 +4,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +14,7 @@ pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
 
 from ros_rig import PolicyProcess, start_ros
 
+from pi_vla_ros.control.board import TrajectoryBoard
 from pi_vla_ros.resources import package_file
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
@@ -66,3 +69,14 @@ def test_refusals(parameters, words, tmp_path, tiny_checkpoint):
     assert "cannot configure" in said and "Traceback" not in said
     for word in words:
         assert word in said
+
+
+def test_a_streamer_whose_node_is_gone_before_it_plays_ends(tmp_path):
+    """kill -9 while the node still configures: nothing is left behind."""
+    board = TrajectoryBoard(8)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "pi_vla_ros.ros.streamer", "--descriptor", str(board.descriptor), "--joints", "8"]
+    command += ["--parent", str(gone.pid), "--topic", "/commands", "--rate", "100", "--name", "orphan"]
+    assert subprocess.run(command, pass_fds=[board.descriptor], timeout=60).returncode == 0
+    board.close()

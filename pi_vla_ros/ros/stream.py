@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ class Stream:
         self._board = TrajectoryBoard(joints)
         command = [sys.executable, "-m", "pi_vla_ros.ros.streamer"]
         command += ["--descriptor", str(self._board.descriptor), "--joints", str(joints)]
+        command += ["--parent", str(os.getpid())]
         command += ["--topic", topic, "--rate", str(hz), "--name", node_name]
         if sim_time:
             command.append("--sim-time")

@@ -53,14 +53,13 @@ def main() -> None:
         node.get_logger().warning(refused)
     clock = node.get_clock()
     now = (lambda: clock.now().nanoseconds * 1e-9) if arguments.sim_time else time.time
-    play(board, arguments.rate, now, lambda values: publisher.publish(Float64MultiArray(data=values)))
+    play(board, arguments.rate, arguments.parent, now, lambda values: publisher.publish(Float64MultiArray(data=values)))
     node.destroy_node()
     rclpy.try_shutdown()
 
 
-def play(board: TrajectoryBoard, hz: float, now, publish) -> None:
+def play(board: TrajectoryBoard, hz: float, parent: int, now, publish) -> None:
     """Publish until told to close, or orphaned; in either case until the arm is at rest."""
-    parent = os.getppid()
     pacer, player = Pacer(hz), Player(board)
     intervals = Intervals(keep=math.ceil(10 * hz))
     report = math.ceil(hz / 2)  # ticks between two reports of the intervals
@@ -97,6 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Plays a policy node's trajectory. Started by the node itself.")
     parser.add_argument("--descriptor", type=int, required=True, help="file descriptor of the shared trajectory")
     parser.add_argument("--joints", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process without which this one ends")
     parser.add_argument("--topic", required=True, help="topic of the commands")
     parser.add_argument("--rate", type=float, required=True, help="Hz")
     parser.add_argument("--name", required=True, help="name of the node")
