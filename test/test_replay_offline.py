@@ -8,12 +8,15 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from replay_rig import BEGIN, SLOTS, Knows, messages, motion, text, write_bag
 
 from pi_vla_ros.cli.replay import main
 from pi_vla_ros.replay.bags import BagSource
 from pi_vla_ros.replay.episode import Evaluation
+from pi_vla_ros.replay.jobs import gpu_of
 from pi_vla_ros.replay.source import SourceError
+from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import Replay
 
 DT = 0.1  # s, robot 'sim'
@@ -207,6 +210,23 @@ def test_a_full_disk_leaves_nothing_half_written(tiny_checkpoint, bags, tmp_path
         replay(tiny_checkpoint(), [bags / "episode_0"], tmp_path / "out")
     assert ended.value.code == 2 and "arrays.npz: No space left on device" in capsys.readouterr().err
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+
+
+def test_processes_share_the_gpus():
+    assert [gpu_of(k, {}, 2) for k in range(3)] == ["0", "1", "0"]
+    assert [gpu_of(k, {"CUDA_VISIBLE_DEVICES": "3,5"}, 2) for k in range(3)] == ["3", "5", "3"]
+    assert gpu_of(0, {}, 0) is None
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_checkpoint_that_does_not_fit_is_told_once(jobs, bags, tiny_checkpoint, tmp_path, capsys):
+    robot = yaml.safe_load(package_file("config/robots/sim.yaml").read_text())
+    robot["joints"].pop()
+    (tmp_path / "seven.yaml").write_text(yaml.safe_dump(robot))
+    with pytest.raises(SystemExit) as ended:
+        replay(tiny_checkpoint(), [bags], tmp_path / "out", "--jobs", jobs, "--robot", tmp_path / "seven.yaml")
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "Traceback" not in told and "7 joints" in told
 
 
 @pytest.mark.parametrize(("option", "value"), [("--delay", -1), ("--jobs", 0), ("--shift", "nan")])

@@ -5,13 +5,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
+import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from pi_vla_ros.checkpoint import load_checkpoint
+from pi_vla_ros.checkpoint.fit import mismatches
+from pi_vla_ros.policy import Policy, PolicyOptions
 from pi_vla_ros.replay import store
 from pi_vla_ros.replay.episode import Evaluation
 from pi_vla_ros.replay.opening import open_source
@@ -28,9 +34,6 @@ class Worker:
 
     def __init__(self, question: Question):
         """Raises CheckpointError, PolicyError and the like (ValueErrors), for a person to read."""
-        from pi_vla_ros.checkpoint import load_checkpoint
-        from pi_vla_ros.policy import Policy, PolicyOptions
-
         self._question = question
         self.policy = Policy(question.checkpoint, question.robot, PolicyOptions(**question.policy))
         self._scale = normalised_scale(load_checkpoint(question.checkpoint), question.robot)
@@ -64,7 +67,8 @@ def evaluate_all(
 ) -> Iterator[tuple[int, str | None]]:
     """work: (recording, its folder). Yields (index, None or what is wrong with it) as they are done.
 
-    Raises ValueError when the checkpoint cannot be used, OSError when nothing can be written any more.
+    Processes share the GPUs. Raises ValueError when the checkpoint cannot be used, OSError when nothing can be
+    written any more.
     """
     if jobs == 1 or len(work) <= 1:
         worker = Worker(question)
@@ -74,9 +78,14 @@ def evaluate_all(
         finally:
             worker.close()
         return
+    wrong = mismatches(load_checkpoint(question.checkpoint), question.robot)  # told once, not by every process
+    if wrong:
+        raise ValueError("; ".join(wrong))
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    told = context.Queue()
-    with ProcessPoolExecutor(min(jobs, len(work)), context, _start, (question, told)) as pool:
+    told, places, stop = context.Queue(), context.Queue(), context.Event()
+    for k in range(jobs):
+        places.put(gpu_of(k, dict(os.environ), torch.cuda.device_count()))
+    with ProcessPoolExecutor(min(jobs, len(work)), context, _start, (question, told, places, stop)) as pool:
         futures = {pool.submit(_evaluate, k, *item): k for k, item in enumerate(work)}
         try:
             while futures:
@@ -84,7 +93,10 @@ def evaluate_all(
                 _drain(told, progress)
                 for future in done:
                     yield futures.pop(future), future.result()
+        except BrokenExecutor as error:
+            raise ValueError("a process ended by itself; out of memory? Fewer --jobs may help") from error
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -106,13 +118,32 @@ def _drain(told, progress: Progress) -> None:
 
 
 _worker: Worker | None = None  # of this process
-_told = None
+_told = _stop = None
 
 
-def _start(question: Question, told) -> None:
-    global _worker, _told
-    _worker, _told = Worker(question), told
+def gpu_of(process: int, environment: dict[str, str], count: int) -> str | None:
+    """CUDA_VISIBLE_DEVICES of a process, so that they share `count` GPUs evenly; None without any."""
+    given = [d for d in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if d] or [str(k) for k in range(count)]
+    return given[process % count] if count else None
+
+
+class _Stopped(Exception):
+    """The first process was interrupted: what is half done is dropped."""
+
+
+def _start(question: Question, told, places, stop) -> None:
+    global _worker, _told, _stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others
+    gpu = places.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA reads it when it is first used
+    _worker, _told, _stop = Worker(question), told, stop
 
 
 def _evaluate(k: int, recording: Path, folder: Path) -> str | None:
-    return _attempt(_worker, recording, folder, lambda done: _told.put((k, done)))
+    def tell(done: float) -> None:
+        if _stop.is_set():
+            raise _Stopped
+        _told.put((k, done))
+
+    return _attempt(_worker, recording, folder, tell)
