@@ -26,6 +26,7 @@ from pi_vla_ros.engine import (
     RuntimeConfig,
 )
 from pi_vla_ros.model.rtc import schedule_weights
+from pi_vla_ros.processing.images import Resize
 from pi_vla_ros.processing.processor import Processor
 from pi_vla_ros.processing.units import policy_state
 from pi_vla_ros.robot import RobotConfig
@@ -46,6 +47,8 @@ class PolicyOptions:
     steps:       flow steps, 1..50; None takes the checkpoint's. Fewer are faster and coarser.
     seed:        of the noise; None draws on from one chunk to the next, a number gives every chunk the same noise,
                  which keeps consecutive chunks alike.
+    tokenizer:   file or folder, where the checkpoint has none (openpi's have not).
+    resize:      how frames become the model's size; None: as the checkpoint was trained.
     """
 
     target: Literal["auto", "cpu", "cuda"] = "auto"
@@ -54,6 +57,8 @@ class PolicyOptions:
     steps: int | None = None
     noise_scale: float = 1.0
     seed: int | None = None
+    tokenizer: str | None = None
+    resize: Resize | None = None
 
 
 class Policy:
@@ -65,7 +70,7 @@ class Policy:
         self.options = options or PolicyOptions()
         described = load_checkpoint(checkpoint)  # before the weights: a pair that does not fit is told at once
         _check_cameras(described, robot)
-        self._processor = Processor(described, robot)
+        self._processor = Processor(described, robot, self.options.resize, self.options.tokenizer)
         self.model, self.notes = described.geometry.model, described.notes
         self._engine = _engine(described, self.options, guided=robot.motion.stitcher == "rtc")
         self._dt = 1.0 / robot.timing.action_hz

@@ -62,6 +62,7 @@ def test_arguments_become_parameters(name, tmp_path):
         "robot": "aloha",
         "checkpoint": str(tmp_path),
         "prompt": "fold the towel",
+        "tokenizer": "",
         "model": name,
         "use_sim_time": True,
         "autostart": False,

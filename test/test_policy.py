@@ -3,6 +3,7 @@
 """Policy: robot units in, robot units out, on real checkpoints."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -96,6 +97,23 @@ def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path)
         Policy(tiny_checkpoint(), dataclasses.replace(sim_robot, cameras=cameras), OPTIONS)
     with pytest.raises(ValueError, match="does not exist"):
         Policy(tmp_path / "none", sim_robot, OPTIONS)
+
+
+def test_tokenizer_and_resize_can_be_named(tiny_checkpoint, sim_robot, tmp_path):
+    """A checkpoint without a tokenizer says how to name one; another way to resize gives other actions."""
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_checkpoint(), bare)
+    tokenizer = shutil.move(bare / "tokenizer", tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="parameter 'tokenizer'"):
+        Policy(bare, sim_robot, OPTIONS)
+    named = Policy(bare, sim_robot, dataclasses.replace(OPTIONS, tokenizer=str(tokenizer)))
+    usual = Policy(tiny_checkpoint(), sim_robot, OPTIONS)
+    said = usual.infer(observation(sim_robot)).actions
+    np.testing.assert_array_equal(named.infer(observation(sim_robot)).actions, said)
+    other = Policy(tiny_checkpoint(), sim_robot, dataclasses.replace(OPTIONS, resize="pil"))
+    assert np.abs(other.infer(observation(sim_robot)).actions - said).max() > 0
+    with pytest.raises(ValueError, match="resize: is 'nearest'; allowed: pil"):
+        Policy(tiny_checkpoint(), sim_robot, dataclasses.replace(OPTIONS, resize="nearest"))
 
 
 def test_prompts_are_checked(tiny_checkpoint, sim_robot):

@@ -34,6 +34,8 @@ def declare_parameters(node: Node) -> None:
         ("num_inference_steps", 0, "flow steps; 0 takes the checkpoint's", _whole(0, 50)),
         ("noise_scale", 1.0, "1 samples as trained; less is calmer, 0 always the same answer", _real(0.0, 1.0)),
         ("noise_seed", -1, "every chunk starts from the noise of this seed; -1 draws anew", _whole(-1, 2**31)),
+        ("tokenizer", "", "tokenizer file or folder, where the checkpoint has none", {}),
+        ("resize", "", "how frames become the model's size: pil, fast, lerobot, lerobot04; empty: as trained", {}),
         ("autostart", False, "configure and activate by itself", {}),
     ):
         node.declare_parameter(name, default, ParameterDescriptor(description=words, read_only=True, **extra))
@@ -64,6 +66,8 @@ def read_parameters(node: Node) -> NodeParameters:
         steps=value("num_inference_steps") or None,
         noise_scale=value("noise_scale"),
         seed=None if seed < 0 else seed,
+        tokenizer=value("tokenizer") or None,
+        resize=value("resize") or None,
     )
     return NodeParameters(value("robot"), value("checkpoint"), value("model"), options)
 
