@@ -169,7 +169,7 @@ def test_what_is_written(first, sim_robot):
     assert lines[0].startswith("joint,step,after_s,count,mae") and len(lines) == 1 + 8 * 50
     report = (first / "report.html").read_text()
     assert "data:image/png;base64," in report and "data:image/jpeg;base64," in report and "://" not in report
-    assert "Open loop" in report and "episode_1" in report
+    assert "Open loop" in report and "episode_1" in report and "On this machine inference took" in report
     timing = json.loads((first / "timing.json").read_text())
     assert len(timing) == 2 and all(t["total_ms"]["p99"] > 0 for t in timing.values())
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pi_vla_ros.replay import plots, store
 from pi_vla_ros.replay.report import page, picture, table
+from pi_vla_ros.replay.verdict import kept_time
 from pi_vla_ros.robot import RobotConfig
 
 SHOWN = 8  # recordings drawn; the numbers have all
@@ -22,7 +23,7 @@ SHOWN = 8  # recordings drawn; the numbers have all
 def write_replay_report(path: Path, robot: RobotConfig, summary: dict, folders: list[Path]) -> None:
     """One HTML file that needs nothing else. folders: of the recordings, in the order of summary["episodes"]."""
     episodes = list(zip(summary["episodes"], folders, strict=True))
-    body = [*_verdict(summary), *_overview(summary)]
+    body = [*_verdict(summary, kept_time(_all_timing(robot, folders))), *_overview(summary)]
     body += ["<h2>Error by joint</h2>", _joints(summary)]
     horizon = _drawn(lambda p: plots.error_by_horizon(summary["errors"], summary["dt_s"], p))
     body += ["<h2>Error by horizon</h2>", horizon]
@@ -37,12 +38,17 @@ def write_replay_report(path: Path, robot: RobotConfig, summary: dict, folders: 
     store.write_text(path, page(f"Replay on robot '{robot.name}'", body))
 
 
-def _verdict(summary: dict):
+def _verdict(summary: dict, in_time: tuple[bool, str]):
     found = summary["verdict"]
     yield f"<p>{html.escape(summary['checkpoint'])}</p><ul>"
-    for sentence in found["sentences"]:
-        yield f"<li class='{'good' if sentence['good'] else 'bad'}'>{html.escape(sentence['text'])}</li>"
+    for good, text in [(s["good"], s["text"]) for s in found["sentences"]] + [in_time]:
+        yield f"<li class='{'good' if good else 'bad'}'>{html.escape(text)}</li>"
     yield f"</ul><p><b>{html.escape(found['caveat'])}</b></p>"
+
+
+def _all_timing(robot: RobotConfig, folders: list[Path]) -> dict:
+    total = np.concatenate([store.load_arrays(folder)["ms_total"] for folder in folders])
+    return store.timing_summary({"total": total}, 1e3 / robot.timing.inference_hz)
 
 
 def _overview(summary: dict):

@@ -15,6 +15,7 @@ CLEARLY_BETTER, WORTHLESS = 0.6, 1.0  # of the error of an arm that stands still
 HOLDING = 0.05  # share of the time without a chunk to follow that is worth a remark
 CLIPPED = 0.02  # share of the commanded points that a limit cut that is worth a remark
 LOST = 0.1  # share of a camera's frames
+LATE = 0.01  # share of inferences that took longer than a tick
 USED = 0.8  # share of the ticks that must have had an observation
 
 
@@ -23,6 +24,17 @@ def verdict(summary: dict, robot: RobotConfig) -> dict:
     found = [*_accuracy(summary), *_motion(summary, robot), *_inputs(summary)]
     sentences = [{"good": good, "text": text} for good, text in found]
     return {"good": all(s["good"] for s in sentences), "sentences": sentences, "caveat": CAVEAT}
+
+
+def kept_time(timing: dict) -> tuple[bool, str]:
+    """Whether this machine would have kept time, in a sentence. timing: what `store.timing_summary` gives."""
+    took, misses, count = timing["total_ms"], timing["deadline_misses"], timing["inferences"]
+    share = misses / max(1, count)
+    text = (
+        f"On this machine inference took {took['p50']:.1f} ms (p50), {took['p99']:.1f} ms (p99); {share:.0%} of "
+        f"{count} took longer than a tick ({timing['period_ms']:.1f} ms)."
+    )
+    return share <= LATE, text
 
 
 def _accuracy(summary: dict):
