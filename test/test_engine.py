@@ -3,6 +3,7 @@
 """The engine's contract: shapes, batches, masks, seeds, and errors that name the field."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,3 +208,20 @@ def test_from_a_checkpoint_in_bf16(model, tiny_checkpoint):
         assert 0 < (a - b).norm() / a.norm() < 5e-2
         vision = bf16._runner._model.vision.layers[0].mlp.fc1.weight.dtype
         assert vision == (torch.float32 if model == "pi0" else torch.bfloat16)
+
+
+def test_what_a_checkpoint_leaves_open_can_be_said():
+    """openpi writes no chunk length down."""
+    folder = Path(__file__).parent / "data" / "orbax" / "pi05"
+    pytest.importorskip("tensorstore")
+    e = Engine(EngineArgs("pi05", PI05Args(checkpoint_dir=folder, checkpoint_settings={"geometry": {"chunk": 6}})))
+    g = e.geometry
+    assert g.chunk == 6
+    size = g.vision.image
+    r = PI05Request(
+        pixel_values=torch.zeros(1, e.cameras, 3, size, size),
+        input_ids=torch.ones(1, 4, dtype=torch.int64),
+        lang_lens=torch.tensor([4]),
+    )
+    assert e.step(r).shape == (1, 6, 32)
+    e.close()

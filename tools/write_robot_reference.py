@@ -14,8 +14,8 @@ from pi_vla_ros.robot import RobotConfig
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "robot_file.md"
 HEAD = """# The robot file
 
-One YAML file describes a robot to the policy; examples are in [config/robots](../config/robots). Every key, its unit, what
-is allowed and the default. This page is written by `python tools/write_robot_reference.py`.
+One YAML file describes a robot to the policy; examples are in [config/robots](../config/robots). Every key, its unit,
+what is allowed and the default. This page is written by `python tools/write_robot_reference.py`.
 
 | key | meaning | unit | default |
 |---|---|---|---|

@@ -35,7 +35,7 @@ class Engine:
             torch.set_num_threads(device.cpu_threads)
         self.checkpoint: Checkpoint | None = None
         if wanted.checkpoint_dir is not None:
-            self.checkpoint = load_checkpoint(wanted.checkpoint_dir)
+            self.checkpoint = load_checkpoint(wanted.checkpoint_dir, wanted.checkpoint_settings)
         self.geometry: Geometry = self.checkpoint.geometry if self.checkpoint else wanted.random_geometry
         if self.geometry.model != args.plugin:
             raise ValueError(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class PI05Args:
 
     checkpoint_dir:      folder with the weights. Without it `random_geometry` must be given: an engine is never
                          silently random.
+    checkpoint_settings: what the files leave open, as in pi_vla_ros.json; {"geometry": {"chunk": 10}}, for example.
     random_geometry:     sizes of a model with seeded random weights (benchmarks, tests).
     max_batch_size:      robots that one step can serve; fixed for the engine's life.
     num_inference_steps: flow steps, 1..50; None takes the checkpoint's.
@@ -28,6 +30,7 @@ class PI05Args:
     """
 
     checkpoint_dir: str | Path | None = None
+    checkpoint_settings: Mapping[str, object] | None = None
     random_geometry: Geometry | None = None
     max_batch_size: int = 1
     num_inference_steps: int | None = None

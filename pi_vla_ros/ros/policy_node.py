@@ -19,6 +19,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -42,6 +43,7 @@ from pi_vla_ros.ros.telemetry import diagnostics_message, status_message
 from pi_vla_ros.types import ActionChunk
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+PATIENCE = 1.0  # s of wall time beyond what braking takes
 SAME_LOG = 2.0  # s between two log lines of the same reason
 
 
@@ -86,7 +88,8 @@ class PolicyNode(LifecycleNode):
         self._active = False
         self._stop_timers()
         at_rest = self._loop.motion.finish(self._now())
-        while self._now() < at_rest and rclpy.ok():
+        patience = time.monotonic() + at_rest - self._now() + PATIENCE  # a simulated clock may stand still
+        while self._now() < at_rest and time.monotonic() < patience and rclpy.ok():
             time.sleep(0.005)
         self._loop.fall_silent()
         self._publish_status()
@@ -244,7 +247,8 @@ class PolicyNode(LifecycleNode):
         if wait <= 0:
             return
         done = Future()
-        timer = self.create_timer(wait, lambda: done.set_result(None), callback_group=self._waiting)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulated clock may stand still
+        timer = self.create_timer(wait, lambda: done.set_result(None), callback_group=self._waiting, clock=steady)
         await done
         self.destroy_timer(timer)
 
