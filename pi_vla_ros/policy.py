@@ -122,6 +122,7 @@ class Policy:
     def _warm_up(self) -> None:
         """The first inferences on a GPU set libraries up and capture what was not yet; not on the robot's time."""
         if self._engine.target == "cuda":
+            self._engine.prepare(len(self._robot.cameras))
             black = {slot: np.zeros((224, 224, 3), np.uint8) for slot in self._robot.cameras}
             for _ in range(WARM_UPS):
                 self.infer(Observation(black, self._robot.home, "warm up", 0.0))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -45,24 +46,35 @@ class Engine:
         self.cameras = len(self.checkpoint.cameras) if self.checkpoint else wanted.cameras
         self.max_batch_size = wanted.max_batch_size
         self.steps = wanted.num_inference_steps or (self.checkpoint.steps if self.checkpoint else wanted.steps)
-        model = self._build(wanted, device)
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
         all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
         self.fused = captured and all_bf16 and config.runtime.fused
-        self._runner = self._make_runner(model, captured)
+        self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
         self._noise = torch.Generator().manual_seed(wanted.seed)
 
-    def _make_runner(self, model, captured: bool):
+    def prepare(self, cameras: int) -> None:
+        """Capture for requests in which only `cameras` of the cameras are there: what a robot with fewer will send."""
+        if self.fused:
+            for batch in range(1, self.max_batch_size + 1):
+                for length in [*range(BUCKET, self.geometry.prompt_len, BUCKET), self.geometry.prompt_len]:
+                    self._runner.prepare(batch, cameras, length)
+
+    def _make_runner(self, build, captured: bool):
         sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}
         if not self.fused:
-            return (GraphRunner if captured else ReferenceRunner)(model, **sizes)
-        from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
+            return (GraphRunner if captured else ReferenceRunner)(build(), **sizes)
+        try:
+            from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
 
-        runner = FusedRunner(model, **sizes)
-        for batch in range(1, self.max_batch_size + 1):
-            for length in [*range(BUCKET, self.geometry.prompt_len, BUCKET), self.geometry.prompt_len]:
-                runner.prepare(batch, self.cameras, length)
-        return runner
+            self._runner = FusedRunner(build(), **sizes)
+            self.prepare(self.cameras)
+            return self._runner
+        except Exception as error:  # a GPU that our kernels were not tried on: slower, but it runs, and says so
+            first = str(error).partition("\n")[0]
+            warnings.warn(f"our kernels do not run here ({first}); using the PyTorch model's graphs", stacklevel=3)
+            self.fused, self._runner = False, None
+            torch.cuda.empty_cache()
+            return GraphRunner(build(), **sizes)
 
     def _build(self, wanted, device):
         base = torch.bfloat16 if device.fp8 else device.params_dtype

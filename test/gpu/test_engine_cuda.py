@@ -161,3 +161,28 @@ def test_fp8_is_near(model):
             a, b = cpu.step(r), bf16.step(r)
             assert (a - b).norm() / a.norm() < 1e-1  # tiny layers round worse than real ones
         bf16.close()
+
+
+def test_a_gpu_that_the_kernels_do_not_run_on_gets_the_pytorch_graphs(monkeypatch):
+    from pi_vla_ros.engine.fused import runner
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no such instruction\nand more")
+
+    monkeypatch.setattr(runner, "FusedRunner", broken)
+    args = PI05Args(random_geometry=tiny("pi05", chunk=7, prompt_len=40), max_batch_size=3)
+    config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16))
+    with pytest.warns(UserWarning, match="no such instruction"), Engine(EngineArgs("pi05", args, config)) as e:
+        assert not e.fused and e.step(request("pi05", 2, 0)).shape == (2, 7, 32)
+
+
+def test_fewer_cameras_are_prepared_too():
+    args = PI05Args(random_geometry=tiny("pi05", chunk=7, prompt_len=40), max_batch_size=1)
+    config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16))
+    with Engine(EngineArgs("pi05", args, config)) as e:
+        e.prepare(2)
+        before = len(e._runner._graphs)
+        for length in (3, 17, 40):
+            r = dataclasses.replace(request("pi05", 1, 0), camera_mask=torch.tensor([[True, False, True]]))
+            e.step(dataclasses.replace(r, lang_lens=torch.tensor([length])))
+        assert len(e._runner._graphs) == before
