@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +30,12 @@ PICTURES = 400  # frames kept per camera for the report, spread over the run by 
 
 
 class Monitor(Node):
-    """Subscribes serialised: what is only recorded is never unpacked."""
+    """Subscribes serialised, unpacks after the run: watching must not cost what is watched its cores."""
 
     def __init__(self, robot: RobotConfig, bag: Path):
         super().__init__("demo_monitor", start_parameter_services=False)
         self._robot, self._recorder, self._lock = robot, Recorder(bag), threading.Lock()
+        self._kept: dict[str, list[tuple[float, bytes]]] = defaultdict(list)  # topic -> (received, serialised)
         self.statuses: list[InferenceStatus] = []
         self.measured: list[tuple[float, np.ndarray, np.ndarray]] = []  # stamp, positions, velocities
         self.commands: list[tuple[float, np.ndarray]] = []  # received, positions
@@ -48,10 +49,10 @@ class Monitor(Node):
             kind = Image if camera.transport == "raw" else CompressedImage
             self._watch(kind, camera.topic, qos.IMAGES, functools.partial(self._on_image, slot))
         for kind, topic, profile, take in (
-            (JointState, "joint_states", qos.JOINT_STATES, self._on_joint_state),
-            (JointTrajectory, "joint_trajectory", qos.TELEMETRY, self._on_trajectory),
-            (Float64MultiArray, "commands", qos.TELEMETRY, self._on_command),
-            (InferenceStatus, "pi_vla_ros/status", qos.TELEMETRY, self._on_status),
+            (JointState, "joint_states", qos.JOINT_STATES, self._keep("joint_states")),
+            (JointTrajectory, "joint_trajectory", qos.TELEMETRY, self._keep("joint_trajectory")),
+            (Float64MultiArray, "commands", qos.TELEMETRY, self._keep("commands")),
+            (InferenceStatus, "pi_vla_ros/status", qos.TELEMETRY, self._keep("pi_vla_ros/status")),
             (ActionChunk, "pi_vla_ros/action_chunk", qos.TELEMETRY, None),
             (String, "pi_vla_ros/prompt", qos.LATCHED, None),
             (DiagnosticArray, "/diagnostics", qos.TELEMETRY, None),
@@ -66,18 +67,24 @@ class Monitor(Node):
     @property
     def status(self) -> InferenceStatus | None:
         """The newest."""
-        return self.statuses[-1] if self.statuses else None
+        kept = self._kept["pi_vla_ros/status"]
+        return deserialize_message(kept[-1][1], InferenceStatus) if kept else None
+
+    @property
+    def trajectory_count(self) -> int:
+        return len(self._kept["joint_trajectory"])
 
     @property
     def commanded(self) -> bool:
         """Whether any command came."""
-        return bool(self.commands or self.trajectories)
+        return bool(self._kept["commands"] or self._kept["joint_trajectory"])
 
     def close(self) -> None:
-        """Stop watching; the bag is complete after this."""
+        """Stop watching; the bag and the lists are complete after this."""
         self._closing.set()
         self._thread.join()
         self._recorder.close()
+        self._unpack()
         self.destroy_node()
 
     def _spin(self) -> None:
@@ -95,6 +102,16 @@ class Monitor(Node):
 
         self.create_subscription(kind, topic, on_message, profile, raw=True)
 
+    def _keep(self, topic: str):
+        drives = topic == ("commands" if self._robot.streams else "joint_trajectory")
+
+        def keep(now: float, serialised: bytes) -> None:
+            self._kept[topic].append((now, serialised))
+            if drives:
+                self.command_arrivals.mark(now)
+
+        return keep
+
     def _on_image(self, slot: str, now: float, serialised: bytes) -> None:
         self._seen[slot] += 1
         if self._seen[slot] % self._every[slot]:
@@ -105,23 +122,21 @@ class Monitor(Node):
             self.frames[slot] = deque(list(frames)[::2])
             self._every[slot] *= 2
 
-    def _on_joint_state(self, now: float, serialised: bytes) -> None:
-        message = deserialize_message(serialised, JointState)
-        index = {name: i for i, name in enumerate(message.name)}
-        if not all(name in index for name in self._robot.joint_names):
-            return
-        order = [index[name] for name in self._robot.joint_names]
-        velocity = np.array(message.velocity)[order] if len(message.velocity) else np.full(len(order), np.nan)
-        self.measured.append((seconds(message.header.stamp), np.array(message.position)[order], velocity))
-
-    def _on_trajectory(self, now: float, serialised: bytes) -> None:
-        self.trajectories.append((now, deserialize_message(serialised, JointTrajectory)))
-        if not self._robot.streams:
-            self.command_arrivals.mark(now)
-
-    def _on_command(self, now: float, serialised: bytes) -> None:
-        self.commands.append((now, np.array(deserialize_message(serialised, Float64MultiArray).data)))
-        self.command_arrivals.mark(now)
-
-    def _on_status(self, now: float, serialised: bytes) -> None:
-        self.statuses.append(deserialize_message(serialised, InferenceStatus))
+    def _unpack(self) -> None:
+        """What was kept serialised, into values for the report."""
+        names = self._robot.joint_names
+        for _, serialised in self._kept["joint_states"]:
+            message = deserialize_message(serialised, JointState)
+            index = {name: i for i, name in enumerate(message.name)}
+            if not all(name in index for name in names):
+                continue
+            order = [index[name] for name in names]
+            velocity = np.array(message.velocity)[order] if len(message.velocity) else np.full(len(order), np.nan)
+            self.measured.append((seconds(message.header.stamp), np.array(message.position)[order], velocity))
+        self.commands = [
+            (now, np.array(deserialize_message(data, Float64MultiArray).data)) for now, data in self._kept["commands"]
+        ]
+        self.trajectories = [
+            (now, deserialize_message(data, JointTrajectory)) for now, data in self._kept["joint_trajectory"]
+        ]
+        self.statuses = [deserialize_message(data, InferenceStatus) for _, data in self._kept["pi_vla_ros/status"]]

@@ -45,4 +45,4 @@ def _rows(status: InferenceStatus, monitor: Monitor):
             f"{status.commands_sent}   interval p50 {status.command_interval_p50_ms:.2f} ms, "
             f"p99 {status.command_interval_p99_ms:.2f} ms",
         )
-    yield "trajectories, joins", f"{len(monitor.trajectories)}, {status.joins}"
+    yield "trajectories, joins", f"{monitor.trajectory_count}, {status.joins}"
