@@ -120,6 +120,18 @@ def test_estop_latches_until_released_and_enabled():
     assert rig.chunk() is None and rig.state() is State.RUNNING
 
 
+def test_a_braking_plan_that_came_too_late_is_tried_again_later():
+    rig = Rig().running()
+    rig.now += 0.2
+    rig.chunk()
+    answers = iter([False, False, True])
+    rig.motion._send = lambda plan: (rig.sent.append(plan), next(answers))[1]
+    at_rest = rig.motion.estop(True, rig.now)
+    late, later, taken = rig.sent[-3:]
+    assert late.join < later.join < taken.join
+    assert rig.motion.trajectory is taken.trajectory and at_rest == taken.trajectory.end < rig.now + 0.6
+
+
 def test_finish_brakes_then_stopped_is_inactive():
     rig = Rig().running()
     rig.now += 0.2

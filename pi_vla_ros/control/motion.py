@@ -24,6 +24,8 @@ from pi_vla_ros.control.trajectory import accelerations, sample
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Trajectory
 
+BRAKE_ATTEMPTS, LATER = 4, 0.05  # s; when all fail, the trajectory under way still ends at rest by itself
+
 
 class State(enum.Enum):
     INACTIVE = "commands nothing"
@@ -179,12 +181,15 @@ class MotionController:
         return self.planner.hold(plan.trajectory.positions[-1], now) if resting and now >= plan.trajectory.end else plan
 
     def _brake(self, now: float) -> None:
+        """Take over with a braking plan; one that came too late is tried again from a little later on."""
         if self._plan is None or now >= self._plan.trajectory.end:
             return
-        plan = self.planner.stop(self._plan, now)
-        if self._send(plan):
-            self._plan = plan
         self._from_rest = True
+        for attempt in range(BRAKE_ATTEMPTS):
+            plan = self.planner.stop(self._plan, now + attempt * LATER)
+            if self._send(plan):
+                self._plan = plan
+                return
 
     def _count(self, old: Plan, new: Plan) -> None:
         """Measure the join on the curves themselves, and count the clips of what was executed of the old plan."""
