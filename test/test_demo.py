@@ -70,6 +70,13 @@ def test_a_node_that_dies_is_named(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["exit_reason"].startswith("policy_node died")
 
 
+@pytest.mark.slow
+def test_a_camera_that_never_comes_is_named(tmp_path):
+    done = demo("--duration", 3, "--faults", "drop:left_wrist_0_rgb:0-", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "no command of the policy arrived" in done.stderr and "left_wrist_0_rgb" in done.stderr
+
+
 def test_bad_arguments():
     unknown = demo("--robot", "simm")
     assert unknown.returncode == 1 and "'simm' is not known; known: aloha" in unknown.stderr

@@ -76,8 +76,9 @@ class Monitor(Node):
 
     @property
     def commanded(self) -> bool:
-        """Whether any command came."""
-        return bool(self._kept["commands"] or self._kept["joint_trajectory"])
+        """Whether a command of the policy came; holding the measured state is none."""
+        status = self.status
+        return status is not None and status.joins > 0
 
     def close(self) -> None:
         """Stop watching; the bag and the lists are complete after this."""

@@ -115,7 +115,7 @@ def _watch(demo: Demo, monitor: Monitor, processes: list[Process], console: Cons
                     return elapsed, f"{process.name} died:\n{process.last_words()}"
             if first is None and now - begin > START:
                 detail = monitor.status.detail if monitor.status else "the policy node sent no status"
-                return 0.0, f"no command arrived within {START:.0f} s: {detail}"
+                return 0.0, f"no command of the policy arrived within {START:.0f} s: {detail}"
             if elapsed >= demo.duration:
                 return elapsed, "finished"
             turn = int(elapsed / max(2.0, demo.duration / len(PROMPTS)))
