@@ -60,6 +60,9 @@ class Joint:
     position: tuple[float, float] = setting(doc="lowest and highest position", unit="rad or m")
     velocity: float = setting(doc="highest speed", unit="rad/s or m/s", above=0.0)
     acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
+    jerk: float | None = setting(
+        None, doc="highest rate of change of the acceleration; none: it may change within one knot", unit="rad/s³ or m/s³", above=0.0
+    )
     role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
     interpolation: Literal["cubic", "monotone", "linear", "hold"] = setting(
         "cubic", doc="between two actions: cubic spline; monotone: without overshoot (grippers); linear; hold"
@@ -101,10 +104,14 @@ class Motion:
     """How chunks become motion."""
 
     plan_hz: float = setting(120.0, doc="knots of a trajectory (points of joint_trajectory)", unit="Hz", above=0)
-    stitcher: Literal["blend", "rtc", "replace"] = setting(
+    stitcher: Literal["blend", "temporal_ensemble", "rtc", "rtc_trained", "hold_and_replace"] = setting(
         "blend",
-        doc="blend: hand over within a window; rtc: the model, too, agrees with the chunk before (real-time chunking); "
-        "replace: at once, under the limits (for comparison)",
+        doc="blend: hand over within a window; temporal_ensemble: the weighted mean of what the last chunks say; rtc: "
+        "the model, too, agrees with the chunk before (real-time chunking, guided); rtc_trained: the same, for "
+        "checkpoints trained for it; hold_and_replace: at once, under the limits (for comparison)",
+    )
+    ensemble_decay: float = setting(
+        0.1, doc="temporal_ensemble: a chunk weighs exp(-decay) of the one before it; 0: all the same", least=0
     )
     rtc_schedule: Literal["zeros", "ones", "linear", "exp"] = setting(
         "linear", doc="how the hold on the chunk before fades between the delay and rtc_horizon"

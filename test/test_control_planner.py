@@ -182,7 +182,7 @@ def test_a_rough_policy_cannot_wind_the_motion_up():
 
 
 def test_replace_takes_the_chunk_at_once_under_the_limits():
-    motion = dataclasses.replace(ROBOT.motion, stitcher="replace")
+    motion = dataclasses.replace(ROBOT.motion, stitcher="hold_and_replace")
     planner, blending = Planner(dataclasses.replace(ROBOT, motion=motion)), Planner(ROBOT)
     away = chunk(NOW, np.tile(ROBOT.home + 0.01, (50, 1)))
     at_once, faded = (p.follow(p.hold(ROBOT.home, NOW), away, NOW, 0.5).trajectory for p in (planner, blending))

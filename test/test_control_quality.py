@@ -45,7 +45,7 @@ def test_ours_is_smoother_at_no_more_error(tmp_path, capsys):
     rows = json.loads((tmp_path / "b.json").read_text())["methods"]
     assert list(rows) == list(METHODS)
     ours, steps, linear = rows["blend"], rows[METHODS[0]], rows[METHODS[1]]
-    assert ours["limit_violations"] == 0 and rows["replace"]["limit_violations"] == 0
+    assert ours["limit_violations"] == 0 and rows["hold_and_replace"]["limit_violations"] == 0
     assert 5 * ours["jerk_max"] < steps["jerk_max"] and 2 * ours["jerk_max"] < linear["jerk_max"]
     assert ours["tracking_rms"] <= linear["tracking_rms"] * 1.05
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

@@ -89,7 +89,7 @@ class Planner:
         reference.anchor(join * self.step, past_p[-1])
         times = np.arange(join, max(tail, math.ceil(reference.end / self.step)) + 1) * self.step
         old, new = _at(current.wanted, join, len(times)), reference.at(times)
-        at_once = self._motion.stitcher == "replace"
+        at_once = self._motion.stitcher == "hold_and_replace"
         reach = (
             np.full(len(self._joints), self.step) if at_once else windows(new[0][0] - old[0][0], self.limits, window)
         )

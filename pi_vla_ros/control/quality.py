@@ -23,7 +23,7 @@ HORIZON = 50
 MIND, SLOPE, ROUGHNESS = 0.02, 0.04, 0.002  # standard deviations: rad a chunk is off, rad/s it drifts, rad per action
 EVERY = 1 / 30  # s between two observations
 DELAY, JITTER = 0.06, 0.35  # s, and of its logarithm
-METHODS = ("step commands at 30 Hz", "linear interpolation", "replace", "blend")
+METHODS = ("step commands at 30 Hz", "linear interpolation", "hold_and_replace", "blend")
 
 
 @dataclass(frozen=True)
