@@ -117,6 +117,17 @@ class Motion:
         "linear", doc="how the hold on the chunk before fades between the delay and rtc_horizon"
     )
     rtc_horizon: int = setting(10, doc="actions of a chunk that the one before has a say in", unit="actions", least=1)
+    rtc_max_guidance: float = setting(
+        10.0, doc="rtc: how strongly a flow step may be pulled towards the chunk before, at most", least=0
+    )
+    rtc_delay_percentile: float = setting(
+        100.0,
+        doc="rtc, rtc_trained: which percentile of the delays measured last is expected of the next chunk; 100: the "
+        "longest",
+        unit="%",
+        least=0,
+        most=100,
+    )
     blend: float = setting(0.2, doc="window in which a new chunk is joined to the current motion", unit="s", above=0)
     start_ramp: float = setting(1.5, doc="the same, when starting from rest", unit="s", above=0)
     lead: float = setting(
