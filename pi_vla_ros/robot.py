@@ -16,6 +16,7 @@ import numpy as np
 
 from pi_vla_ros.resources import config_folders
 from pi_vla_ros.schema import ConfigError, parse, read_yaml, setting
+from pi_vla_ros.urdf import with_urdf_limits
 
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
@@ -57,11 +58,17 @@ class Joint:
     """One joint: one entry of the policy's state vector and of its action vector."""
 
     name: str = setting(doc="name in joint_states and in the controller")
-    position: tuple[float, float] = setting(doc="lowest and highest position", unit="rad or m")
+    position: tuple[float, float] = setting(
+        doc="lowest and highest position; this and the next may come from the URDF, the narrower applies",
+        unit="rad or m",
+    )
     velocity: float = setting(doc="highest speed", unit="rad/s or m/s", above=0.0)
     acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
     jerk: float | None = setting(
-        None, doc="highest rate of change of the acceleration; none: it may change within one knot", unit="rad/s³ or m/s³", above=0.0
+        None,
+        doc="highest rate of change of the acceleration; none: it may change within one knot",
+        unit="rad/s³ or m/s³",
+        above=0.0,
     )
     role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
     interpolation: Literal["cubic", "monotone", "linear", "hold"] = setting(
@@ -75,6 +82,7 @@ class Joint:
         above=0.0,
     )
     home: float | None = setting(None, doc="where the simulated robot starts; default the middle", unit="rad or m")
+    in_urdf: bool = setting(True, doc="false: the URDF, if one is given, does not have this joint, or in other units")
     state: State = field(default_factory=State)
     action: Action = field(default_factory=Action)
 
@@ -86,6 +94,18 @@ class Joint:
             raise ConfigError(f"home of '{self.name}': {self.home} is outside position [{low}, {high}]")
         if self.state.scale == 0 or self.action.scale == 0:
             raise ConfigError(f"scale of '{self.name}': must not be 0")
+        way, room = self.velocity * self.stopping_time / 2, high - low
+        if way > room and not self.continuous:
+            raise ConfigError(
+                f"velocity of '{self.name}': braking from {self.velocity} takes {way:.3g} (acceleration "
+                f"{self.acceleration}, jerk {self.jerk or 'free'}), more than its range of {room:.3g}: lower velocity "
+                "or raise acceleration"
+            )
+
+    @property
+    def stopping_time(self) -> float:
+        """s from full speed to rest; a limited jerk needs time to build the deceleration up and down."""
+        return self.velocity / self.acceleration + (2 * self.acceleration / self.jerk if self.jerk else 0.0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +190,7 @@ class RobotConfig:
     cameras: Mapping[str, Camera] = setting(doc="slot -> camera; slots not listed are masked")
     joints: tuple[Joint, ...] = setting(doc="joints in the order of the policy's state and action")
     description: str = setting("", doc="one sentence")
+    urdf: str = setting("", doc="file with the joints' limits, relative to this one; parameter robot_description wins")
     prompt: str = setting("", doc="task when none is given")
     timing: Timing = field(default_factory=Timing)
     motion: Motion = field(default_factory=Motion)
@@ -185,13 +206,13 @@ class RobotConfig:
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ConfigError(f"joints: named twice: {', '.join(twice)}")
-        brake = max(j.velocity / j.acceleration for j in self.joints)
-        if self.timing.timeout <= self.timing.max_age + brake:
-            slowest = max(self.joints, key=lambda j: j.velocity / j.acceleration).name
+        slowest = max(self.joints, key=lambda j: j.stopping_time)
+        stop, age = slowest.stopping_time, self.timing.max_age
+        if self.timing.timeout <= age + stop:
             raise ConfigError(
-                f"timing.timeout: {self.timing.timeout} s leaves no time to stop: '{slowest}' needs {brake:.2f} s to "
-                f"brake (velocity / acceleration) and observations may be {self.timing.max_age} s old; allowed: more "
-                f"than {self.timing.max_age + brake:.2f} s"
+                f"timing.timeout: {self.timing.timeout} s leaves no time to stop: '{slowest.name}' needs {stop:.2f} s "
+                f"to brake (velocity {slowest.velocity}, acceleration {slowest.acceleration}, jerk "
+                f"{slowest.jerk or 'free'}) and observations may be {age} s old; allowed: more than {age + stop:.2f} s"
             )
 
     @property
@@ -212,15 +233,20 @@ class RobotConfig:
         return self.output.mode in ("trajectory", "both")
 
 
-def load_robot(robot: str | Path) -> RobotConfig:
+def load_robot(robot: str | Path, robot_description: str = "") -> RobotConfig:
     """Read a robot: a name known to the package ('aloha') or the path of a YAML file.
 
+    robot_description: a URDF, its XML or its path, that limits the joints too; instead of the file's own `urdf`.
     Raises ConfigError naming the file, the key and what is allowed.
     """
+    path = robot_file(robot)
+    return parse(RobotConfig, with_urdf_limits(read_yaml(path), path, robot_description), str(path))
+
+
+def robot_file(robot: str | Path) -> Path:
+    """The YAML file of a robot given by name or path. Raises ConfigError when the name is not known."""
     path = Path(robot)
-    if path.suffix not in (".yaml", ".yml"):
-        path = _find(str(robot))
-    return parse(RobotConfig, read_yaml(path), str(path))
+    return path if path.suffix in (".yaml", ".yml") else _find(str(robot))
 
 
 def robot_names() -> list[str]:

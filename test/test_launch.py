@@ -15,7 +15,10 @@ from launch_ros.utilities import evaluate_parameters
 from launch import LaunchContext
 from pi_vla_ros.resources import package_file
 
-ARGUMENTS = {"robot", "checkpoint", "prompt", "namespace", "params_file", "use_sim_time", "log_level", "autostart"}
+ARGUMENTS = {
+    "robot", "robot_description", "checkpoint", "prompt", "namespace", "params_file", "use_sim_time", "log_level",
+    "autostart",
+}  # fmt: skip
 
 
 def describe(name):
@@ -53,13 +56,15 @@ def test_every_argument_is_there_and_described(name):
 @pytest.mark.parametrize("name", ["pi05", "pi0"])
 def test_arguments_become_parameters(name, tmp_path):
     nodes, context = started(
-        name, robot="aloha", checkpoint=str(tmp_path), prompt="fold the towel", use_sim_time="true", autostart="false"
-    )
+        name, robot="aloha", robot_description="<robot/>", checkpoint=str(tmp_path), prompt="fold the towel",
+        use_sim_time="true", autostart="false",
+    )  # fmt: skip
     (node,) = nodes
     assert isinstance(node, LifecycleNode)
     found = parameters(node, context)
     assert found == {
         "robot": "aloha",
+        "robot_description": "<robot/>",
         "checkpoint": str(tmp_path),
         "prompt": "fold the towel",
         "tokenizer": "",

@@ -80,6 +80,8 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
         ("{name: b, position: [-1, 1], velocity: -2, acceleration: 8}", "velocity: must be greater than 0"),
         ("{name: a, position: [-1, 1], velocity: 2, acceleration: 8}", "joints: named twice: a"),
         ("{name: b, position: [-1, 1], velocity: 2, acceleration: 8, home: 2}", "home of 'b': 2.0 is outside"),
+        ("{name: b, position: [0, 0.1], velocity: 2, acceleration: 8}", "velocity of 'b': braking from 2.0 takes 0.25"),
+        ("{name: b, position: [-1, 1], velocity: 2, acceleration: 8, jerk: 40}", "'b' needs 0.65 s to brake"),
         ("{name: b, position: [-1], velocity: 2, acceleration: 8}", "position: must have 2 entries, has 1"),
         ("{name: b, position: [-1, 1], velocity: 2, acceleration: 8, state: {scale: 0}}", "must not be 0"),
     ],

@@ -53,6 +53,10 @@ def _other_camera(tmp_path, checkpoint):
         (lambda tmp, ok: {"robot": "sim"}, ["parameter checkpoint: is empty"]),
         (lambda tmp, ok: {"robot": "sim", "checkpoint": tmp / "none"}, ["none", "does not exist"]),
         (lambda tmp, ok: {"robot": "simm", "checkpoint": ok}, ["robot: 'simm' is not known", "sim, so101, ur5e"]),
+        (
+            lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "robot_description": "'<robot name=\"r\"/>'"},
+            ["joints[0]: joint 'joint1' is not in parameter robot_description"],
+        ),
         (_typo, ["typo.yaml: joints[0].velocty: unknown key", "did you mean 'velocity'?"]),
         (_truncated, ["model.safetensors"]),
         (_other_camera, ["cameras: robot 'sim' has top_rgb", "base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb"]),

@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 
 from pi_vla_ros.replay.metrics import number, spread
-from pi_vla_ros.resources import config_folders
-from pi_vla_ros.schema import ConfigError, read_yaml
+from pi_vla_ros.robot import robot_file
+from pi_vla_ros.schema import read_yaml
 
 
 def online_summary(statuses: Sequence, loops: int) -> dict:
@@ -58,13 +58,10 @@ def online_summary(statuses: Sequence, loops: int) -> dict:
 def without_tracking(robot: str) -> Path:
     """A copy of the robot's file without its tracking limits: a recorded arm does not follow commands, and the guard
     would stop the node. Raises ConfigError."""
-    path = Path(robot)
-    if path.suffix not in (".yaml", ".yml"):
-        found = [f / "robots" / f"{robot}.yaml" for f in config_folders()]
-        path = next((p for p in found if p.is_file()), None)
-        if path is None:
-            raise ConfigError(f"robot: '{robot}' is not known; give a known name or the path of a .yaml")
+    path = robot_file(robot)
     data = read_yaml(path)
+    if isinstance(data.get("urdf"), str) and data["urdf"]:
+        data["urdf"] = str((path.parent / data["urdf"]).resolve())
     for joint in data.get("joints") or ():
         if isinstance(joint, dict):
             joint.pop("tracking", None)

@@ -56,6 +56,7 @@ class BagPlayer(Node):
         for name, default, words in (
             ("bag", "", "the recording: a bag folder, .mcap or .db3"),
             ("robot", "sim", "robot: a name known to the package, or the path of a YAML file"),
+            ("robot_description", "", "URDF that limits the joints too, its XML or its path"),
             ("rate", 1.0, "1: as recorded; 2: twice as fast"),
             ("start", 0.0, "s from its beginning"),
             ("duration", 0.0, "s; 0: to its end"),
@@ -65,7 +66,7 @@ class BagPlayer(Node):
             ("report", "", "file for the summary, JSON; empty: none"),
         ):
             self.declare_parameter(name, default, ParameterDescriptor(description=words, read_only=True))
-        robot = load_robot(self._value("robot"))
+        robot = load_robot(self._value("robot"), self._value("robot_description"))
         robot = dataclasses.replace(robot, replay=Replay(commands="joint_states"))  # commands are not played
         start, duration = self._value("start"), self._value("duration")
         self._source = BagSource(Path(self._value("bag")), robot, self.get_namespace(), start, duration)

@@ -23,6 +23,7 @@ SIMULATED = "sim"
 
 _COMMON = (
     ("robot", SIMULATED, "robot: a name known to the package (sim, aloha, droid, ur5e, so101) or the path of a YAML"),
+    ("robot_description", "", "URDF that limits the joints too, its XML or its path; empty: the robot file's"),
     ("checkpoint", "", "folder of the checkpoint; robot:=sim may do without: random weights"),
     ("prompt", "", "the task, one sentence; empty: the robot file's, or wait for ~/prompt"),
     ("tokenizer", "", "tokenizer file or folder, where the checkpoint has none (openpi's have not)"),
@@ -54,7 +55,7 @@ def demo_launch() -> LaunchDescription:
                 executable="sim_robot",
                 name="sim_robot",
                 namespace=LaunchConfiguration("namespace"),
-                parameters=[{"robot": _text("robot")}],
+                parameters=[{name: _text(name) for name in ("robot", "robot_description")}],
                 arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
                 output="screen",
             ),
@@ -84,6 +85,7 @@ def _policy_node(context: LaunchContext, model: str, simulated: bool = False) ->
     parameters = [
         {
             "robot": _text("robot"),
+            "robot_description": _text("robot_description"),
             "checkpoint": ParameterValue(checkpoint, value_type=str),
             "prompt": _text("prompt"),
             "tokenizer": _text("tokenizer"),
@@ -162,6 +164,7 @@ def _under_a_recording(context: LaunchContext) -> list:
         parameters=[
             {
                 "robot": _text("robot"),
+                "robot_description": _text("robot_description"),
                 "bag": _text("bag"),
                 "report": _text("report"),
                 "loops": ParameterValue(LaunchConfiguration("loops"), value_type=int),

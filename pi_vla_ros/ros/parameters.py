@@ -14,9 +14,10 @@ from pi_vla_ros.policy import PolicyOptions
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """robot: name or YAML path; checkpoint: folder; model: what the checkpoint must be, or any."""
+    """robot: name or YAML path; robot_description: URDF, its XML or path, or empty; checkpoint: folder; model: what the checkpoint must be, or any."""
 
     robot: str
+    robot_description: str
     checkpoint: str
     model: str
     policy: PolicyOptions
@@ -26,6 +27,7 @@ def declare_parameters(node: Node) -> None:
     """All but `prompt` are fixed at start: another value means another node."""
     for name, default, words, extra in (
         ("robot", "sim", "robot: a name known to the package, or the path of a YAML file", {}),
+        ("robot_description", "", "URDF that limits the joints too, its XML or its path; empty: the robot file's", {}),
         ("checkpoint", "", "folder of the checkpoint (LeRobot format)", {}),
         ("model", "any", "what the checkpoint must be: pi05, pi0 or any", {}),
         ("target", "auto", "where the model runs: auto, cuda or cpu", {}),
@@ -69,7 +71,7 @@ def read_parameters(node: Node) -> NodeParameters:
         tokenizer=value("tokenizer") or None,
         resize=value("resize") or None,
     )
-    return NodeParameters(value("robot"), value("checkpoint"), value("model"), options)
+    return NodeParameters(value("robot"), value("robot_description"), value("checkpoint"), value("model"), options)
 
 
 def _whole(low: int, high: int) -> dict:

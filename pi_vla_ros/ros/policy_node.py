@@ -115,7 +115,7 @@ class PolicyNode(LifecycleNode):
 
     def _configure(self) -> None:
         parameters = read_parameters(self)
-        self._robot = load_robot(parameters.robot)
+        self._robot = load_robot(parameters.robot, parameters.robot_description)
         self._outputs = Outputs(self, self._robot)
         begin = time.perf_counter()
         self._policy = Policy(parameters.checkpoint, self._robot, parameters.policy)

@@ -52,7 +52,10 @@ def declare(node: Node) -> Settings:
     def whole(low, high):
         return {"integer_range": [IntegerRange(from_value=low, to_value=high, step=1)]}
 
-    robot = load_robot(get("robot", "sim", "robot: a known name or the path of a YAML file"))
+    robot = load_robot(
+        get("robot", "sim", "robot: a known name or the path of a YAML file"),
+        get("robot_description", "", "URDF that limits the joints too, its XML or its path"),
+    )
     rates = get(
         "camera_hz",
         [30.0, 25.0, 20.0],
