@@ -143,11 +143,12 @@ def test_finish_brakes_then_stopped_is_inactive():
 
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [(lambda rig: rig.chunk(joints=7), "chunk_shape"), (lambda rig: rig.chunk(age=5.0), "chunk_too_old")],
+    [(lambda rig: rig.chunk(joints=7), "chunk_shape"), (lambda rig: rig.chunk(age=0.06), "chunk_not_newer")],
 )
 def test_a_bad_chunk_leaves_the_last_good_trajectory(make, reason):
     rig = Rig().running()
     before = rig.motion.trajectory
+    rig.now += 0.01
     assert make(rig) == reason
     assert rig.motion.trajectory is before and rig.state() is State.RUNNING
     assert rig.motion.counters.rejected == {reason: 1}
@@ -156,13 +157,13 @@ def test_a_bad_chunk_leaves_the_last_good_trajectory(make, reason):
 def test_a_plan_that_the_output_refuses_is_forgotten():
     rig = Rig().running()
     before = rig.motion.trajectory
-    rig.accept = False
+    rig.accept, rig.now = False, rig.now + 0.01
     assert rig.chunk() == "plan_late" and rig.motion.trajectory is before
 
 
 def test_a_plan_that_took_too_long_is_not_sent():
     rig = Rig().running()
-    times = iter([rig.now, rig.now + 1.0, rig.now + 1.0])
+    times = iter([rig.now, rig.now, rig.now + 1.0, rig.now + 1.0])
     sent = len(rig.sent)
     actions = np.tile(ROBOT.home, (50, 1))
     assert rig.motion.chunk(ActionChunk(actions, rig.now, 1 / 30), lambda: next(times)) == "plan_late"
@@ -179,8 +180,8 @@ def test_joins_are_measured_and_clips_counted():
     assert joins.count == 21 and joins.position_step < 1e-9 and joins.velocity_step < 1e-6
     assert joins.acceleration_step < 0.1 and clipped.sum() == 0
     rattle = ROBOT.home + 0.5 * (-1.0) ** np.arange(50)[:, None]
-    for _ in range(5):
+    for _ in range(12):
         rig.now += 1 / 30
         assert rig.motion.chunk(ActionChunk(rattle, rig.now - 0.05, 1 / 30), rig.clock) is None
     assert clipped[1:].sum() > 0
-    assert joins.acceleration_step <= 2 * max(j.acceleration for j in ROBOT.joints) * (1 + 1e-4)
+    assert joins.acceleration_step < 1e-6  # C2 even so

@@ -11,37 +11,37 @@ allowed, from the next step on, would end beyond its range. Braking in whole ste
 which is piecewise linear in v with corners at k·A·h, so the fastest allowed next speed has a closed form (`_approach`).
 The same function, applied to the distance to the reference, gives a time-optimal approach without overshoot that
 lands exactly (in two steps once it is near).
+
+Jerk is not this module's: `smoothing` makes of such a motion one whose acceleration has no steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d
 
-from pi_vla_ros.control.trajectory import accelerations
 from pi_vla_ros.robot import RobotConfig
-from pi_vla_ros.types import Trajectory
 
 # Share of the acceleration limit that is used to close in on the reference: what it needs itself to turn within the
 # next moments is kept back, so that the joint does not arrive faster than it can slow down. At least, at most:
 APPROACH = 0.15, 0.8
 MOMENTS = 0.25  # s
-# A curve's speed is checked at its knots and half-way between; this keeps what may lie above between those legal.
-LEGAL_SPEED = 0.995
 ENDLESS = 1e6  # rad: the range of a continuous joint
-ON_IT = 1e-9  # rad or m, and per s: nearer to the reference than anything can tell
+PATIENCE = 8  # steps between two looks whether the reference may be taken as it is again
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Per joint, each (joints,): rad or m, per s, per s²."""
+    """Per joint, each (joints,): rad or m, per s, per s², per s³ (infinite where there is none)."""
 
     low: np.ndarray
     high: np.ndarray
     velocity: np.ndarray
     acceleration: np.ndarray
+    jerk: np.ndarray = field(default_factory=lambda: np.array(np.inf))
 
     @classmethod
     def of(cls, robot: RobotConfig) -> Limits:
@@ -51,51 +51,96 @@ class Limits:
             np.array([ENDLESS if j.continuous else j.position[1] for j in joints]),
             np.array([j.velocity for j in joints]),
             np.array([j.acceleration for j in joints]),
+            np.array([np.inf if j.jerk is None else j.jerk for j in joints]),
         )
+
+    def window(self, h: float) -> int:
+        """Steps of the running mean that keeps the jerk limits: full acceleration may turn to full braking."""
+        return max(1, math.ceil(float(np.max(2 * self.acceleration / self.jerk)) / h - 1e-9))
 
 
 @dataclass(frozen=True)
 class Limited:
-    """A limited motion: states after each step, (steps, joints), and where which limit cut the reference."""
+    """A limited motion: states after each step, (steps, joints), and by how much which limit cut the reference."""
 
     positions: np.ndarray
     velocities: np.ndarray
-    clipped: np.ndarray  # (3, steps, joints) bool: position, velocity, acceleration
+    cut: np.ndarray  # (3, steps, joints): position (rad or m), velocity (per s), acceleration (per s²); 0: not cut
 
 
 def follow(p: np.ndarray, v: np.ndarray, target: np.ndarray, rate: np.ndarray, limits: Limits, h: float) -> Limited:
     """Follow `target` and its `rate` (steps, joints) from state p, v (joints,), as closely as the limits allow.
 
-    Where the curve through target and rate keeps the limits, it is taken as it is.
+    Where the limits allow the reference it is taken as it is (to within A·h²/2: a parabola a step).
     """
     low, high = _reachable(p, v, limits, h)
-    positions, velocities = target.copy(), rate.copy()
-    clipped = np.zeros((3, *target.shape), dtype=bool)
-    legal = _legal(p, v, target, rate, Limits(low, high, limits.velocity, limits.acceleration), h)
-    free = len(legal) if legal.all() else int(np.argmin(legal))  # steps before the first that needs limiting
-    rest = len(legal) - int(np.argmin(legal[::-1])) if free < len(legal) else 0  # from here on none does
-    if free:
-        p, v = target[free - 1], rate[free - 1]
-    spare = _spare(rate, limits, h)
-    most, stop = limits.acceleration * h, _stopping_distance(limits.velocity, limits, h) + limits.velocity * h
-    for k in range(free, len(target)):
+    within = Limits(low, high, limits.velocity, limits.acceleration)
+    positions, velocities, wished, ranged = (np.empty_like(target) for _ in range(4))
+    least, most = -limits.velocity, limits.velocity
+    change = limits.acceleration * h
+    stop = _stopping_distance(limits.velocity, limits, h) + limits.velocity * h
+    near_low, near_high = low + stop, high - stop  # between them the range cannot bind
+    goal = target - rate * (h / 2)
+    spare = _spare(rate, limits, h) * h
+    per_step = 1 / (spare * h)
+    k, look = 0, 0
+    while k < len(target):
+        if k == look:
+            look += PATIENCE
+            taken = _as_it_is(p, v, target[k:], rate[k:], within, h)
+            if taken is not None:
+                count = len(taken)
+                positions[k : k + count], velocities[k : k + count] = taken, rate[k : k + count]
+                wished[k : k + count] = ranged[k : k + count] = rate[k : k + count]
+                k += count
+                if k == len(target):
+                    break
+                p, v, look = taken[-1], rate[k - 1], k + PATIENCE
         # seen from a reference that moves evenly during the step: close the gap, end at its speed
-        gap = target[k] - rate[k] * h - p - (v - rate[k]) * (h / 2)
-        w = wish = rate[k] + np.copysign(_approach(np.abs(gap), spare[k], h), gap)
-        if ((p < low + stop) | (p > high - stop)).any():  # elsewhere the range cannot bind
+        gap = goal[k] - p - v * (h / 2)
+        units = np.abs(gap) * per_step[k]
+        whole = np.floor((np.sqrt(1 + 8 * units) - 1) / 2)
+        w = rate[k] + np.copysign(spare[k] * (whole + (units - whole * (whole + 1) / 2) / (whole + 1)), gap)
+        wished[k] = w
+        if ((p < near_low) | (p > near_high)).any():
             drift = v * (h / 2)
-            w = np.minimum(np.maximum(wish, -_cap(p - low + drift, limits, h)), _cap(high - p - drift, limits, h))
-            clipped[0, k] = w != wish
-        slow = np.minimum(np.maximum(w, -limits.velocity), limits.velocity)
-        clipped[1, k] = slow != w
-        w = np.minimum(np.maximum(slow, v - most), v + most)
-        clipped[2, k] = np.abs(w - slow) > 1e-9 * most
+            w = np.minimum(np.maximum(w, -_cap(p - low + drift, limits, h)), _cap(high - p - drift, limits, h))
+        ranged[k] = w
+        w = np.minimum(np.maximum(np.minimum(np.maximum(w, least), most), v - change), v + change)
         p = p + (v + w) * (h / 2)
         v = w
         positions[k], velocities[k] = p, v
-        if k >= rest and np.abs(p - target[k]).max() < ON_IT and np.abs(v - rate[k]).max() < ON_IT:
-            break  # back on a curve that is legal to its end
-    return Limited(positions, velocities, clipped)
+        k += 1
+    slow = np.clip(ranged, least, most)
+    beyond = np.maximum(np.maximum(low - target, target - high), np.abs(wished - ranged) * h)
+    hard = np.abs(slow - velocities)
+    cut = np.stack(
+        [
+            np.where(wished != ranged, beyond, 0.0),
+            np.abs(ranged - slow),
+            np.where(hard > 1e-9 * change, hard / h, 0.0),
+        ]
+    )
+    return Limited(positions, velocities, cut)
+
+
+def _as_it_is(p, v, target, rate, limits: Limits, h: float) -> np.ndarray | None:
+    """Positions (count, joints) of the first steps that may just have the reference's rates; None if there are none.
+
+    The speed is the reference's at every step and even between them: the trapezoid's error does not add up.
+    """
+    before = np.vstack([v, rate[:-1]])
+    run = p + np.cumsum((before + rate) * (h / 2), axis=0)
+    room = _stopping_distance(np.abs(rate), limits, h)
+    legal = (
+        (np.abs(rate - before) <= limits.acceleration * h)
+        & (np.abs(rate) <= limits.velocity)
+        & (np.abs(run - target) <= limits.acceleration * (h * h / 2))
+        & (run + np.where(rate > 0, room, 0.0) <= limits.high)
+        & (run - np.where(rate < 0, room, 0.0) >= limits.low)
+    ).all(axis=1)
+    count = len(legal) if legal.all() else int(np.argmin(legal))
+    return run[:count] if count else None
 
 
 def brake(p: np.ndarray, v: np.ndarray, limits: Limits, h: float) -> tuple[np.ndarray, np.ndarray]:
@@ -121,21 +166,6 @@ def _spare(rate: np.ndarray, limits: Limits, h: float) -> np.ndarray:
     coming = maximum_filter1d(turn, count, axis=0, origin=-(count // 2))
     least, most = APPROACH
     return np.clip(limits.acceleration - coming, least * limits.acceleration, most * limits.acceleration)
-
-
-def _legal(p, v, target, rate, limits: Limits, h: float) -> np.ndarray:
-    """(steps,) bool: does this step of the curve through target and rate, from p, v on, keep all limits, and can it
-    be braked after."""
-    curve = Trajectory(0, h, np.vstack([p, target]), np.vstack([v, rate]))
-    begin, end = accelerations(curve)
-    middle = (curve.velocities[:-1] + curve.velocities[1:]) / 2 + (begin - end) * (h / 8)  # velocity at half a step
-    room = _stopping_distance(np.abs(rate), limits, h)
-    return (
-        (np.maximum(np.abs(begin), np.abs(end)) <= limits.acceleration)
-        & (np.maximum(np.abs(rate), np.abs(middle)) <= LEGAL_SPEED * limits.velocity)
-        & (target + np.where(rate > 0, room, 0.0) <= limits.high)
-        & (target - np.where(rate < 0, room, 0.0) >= limits.low)
-    ).all(axis=1)
 
 
 def _stopping_distance(speed: np.ndarray, limits: Limits, h: float) -> np.ndarray:

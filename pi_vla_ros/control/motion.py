@@ -13,6 +13,7 @@ Times are s on the ROS clock. Calls may come from several threads.
 from __future__ import annotations
 
 import enum
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +50,9 @@ class Joins:
 @dataclass
 class Counters:
     joins: Joins = field(default_factory=Joins)
-    clipped: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))  # position, velocity, acceleration
+    # position, velocity, acceleration, jerk: steps in which the limit cut, and the most that it cut of any joint
+    clipped: np.ndarray = field(default_factory=lambda: np.zeros(4, dtype=np.int64))
+    clip_most: np.ndarray = field(default_factory=lambda: np.zeros(4))  # rad or m, per s, per s², per s³
     rejected: dict[str, int] = field(default_factory=dict)
     transitions: list[tuple[float, str]] = field(default_factory=list)
 
@@ -66,6 +69,7 @@ class MotionController:
         self._plan: Plan | None = None
         self._enabled, self._estop = True, False
         self._from_rest = True
+        self._newest = -math.inf  # stamp of the last chunk that took over
         self._seen = State.INACTIVE
 
     # --- what happens ----------------------------------------------------------------------------------------
@@ -75,13 +79,13 @@ class MotionController:
         with self._lock:
             self._plan = self.planner.hold(np.asarray(position, dtype=float), now)
             self._send(self._plan)
-            self._from_rest = True
+            self._from_rest, self._newest = True, -math.inf
             self._note(now)
 
     def chunk(self, chunk: ActionChunk, now: Callable[[], float]) -> str | None:
         """Let a chunk take over. None when it did; otherwise the reason why not. Never raises on a bad chunk."""
         with self._lock:
-            reason = self._refusal()
+            reason = self._refusal(now()) or self._stale(chunk)
             if reason is None:
                 reason = self._take(chunk, now)
             if reason is not None:
@@ -155,12 +159,18 @@ class MotionController:
 
     # --- how ---------------------------------------------------------------------------------------------------
 
-    def _refusal(self) -> str | None:
+    def _refusal(self, now: float) -> str | None:
         if self._plan is None:
             return "not_active"
         if self._estop:
             return "estop"
-        return None if self._enabled else "disabled"
+        if not self._enabled:
+            return "disabled"
+        return "stopping" if self._plan.raw is None and now < self._plan.trajectory.end else None
+
+    def _stale(self, chunk: ActionChunk) -> str | None:
+        """Chunks answer observations in the order in which these were made."""
+        return None if chunk.stamp > self._newest or not math.isfinite(chunk.stamp) else "chunk_not_newer"
 
     def _take(self, chunk: ActionChunk, clock: Callable[[], float]) -> str | None:
         old, now = self._plan, clock()
@@ -172,7 +182,7 @@ class MotionController:
             return error.reason
         if clock() >= plan.join * self.planner.step or not self._send(plan):
             return "plan_late"
-        self._plan, self._from_rest = plan, False
+        self._plan, self._from_rest, self._newest = plan, False, chunk.stamp
         self._count(old, plan)
         return None
 
@@ -182,7 +192,7 @@ class MotionController:
 
     def _brake(self, now: float) -> None:
         """Take over with a braking plan; one that came too late is tried again from a little later on."""
-        if self._plan is None or now >= self._plan.trajectory.end:
+        if self._plan is None or now >= self._plan.trajectory.end or self._plan.raw is None:
             return
         self._from_rest = True
         for attempt in range(BRAKE_ATTEMPTS):
@@ -200,10 +210,13 @@ class MotionController:
         joins.position_step = max(joins.position_step, float(np.abs(p1 - p0).max()))
         joins.velocity_step = max(joins.velocity_step, float(np.abs(v1 - v0).max()))
         at = new.join - new.trajectory.first
-        arriving, leaving = accelerations(new.trajectory)[1][at - 1], accelerations(new.trajectory)[0][at]
+        begin, end = accelerations(new.trajectory)
+        arriving, leaving = end[at - 1], begin[at]
         joins.acceleration_step = max(joins.acceleration_step, float(np.abs(leaving - arriving).max()))
-        begin, end = old.join - old.trajectory.first, new.join - old.trajectory.first
-        self.counters.clipped += old.clipped[:, max(begin, 0) : max(end, 0)].sum(axis=(1, 2))
+        if old.cut is not None:
+            executed = old.cut[:, : new.join - old.join]
+            self.counters.clipped += (executed > 0).sum(axis=(1, 2))
+            self.counters.clip_most = np.maximum(self.counters.clip_most, executed.max(axis=(1, 2), initial=0.0))
 
     def _note(self, now: float) -> None:
         state = self.state(now)

@@ -14,6 +14,7 @@ from pi_vla_ros.types import ActionChunk
 
 TURN = 2 * np.pi
 ROUNDING = 1e-9  # s
+FAR = 1e9  # rad or m, and per s: nothing is further; squares of it are finite
 
 
 class Reference:
@@ -26,7 +27,8 @@ class Reference:
     def __init__(self, chunk: ActionChunk, joints: Sequence[Joint], lead: float = 0.0):
         """lead: s by which the commands run ahead of the policy's time (the controller's lag)."""
         self._stamp, self._length = chunk.stamp - lead, (len(chunk.actions) - 1) * chunk.dt
-        actions = chunk.actions if len(chunk.actions) > 1 else np.repeat(chunk.actions, 2, axis=0)
+        actions = np.clip(chunk.actions, -FAR, FAR)
+        actions = actions if len(actions) > 1 else np.repeat(actions, 2, axis=0)
         self._times = np.arange(len(actions)) * chunk.dt
         self._velocity_joints = np.array([j.action.kind == "velocity" for j in joints])
         self._continuous = np.array([j.continuous for j in joints])

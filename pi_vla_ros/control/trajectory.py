@@ -33,6 +33,15 @@ def accelerations(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     return (6 * d - 4 * v[:-1] - 2 * v[1:]) / h, (-6 * d + 2 * v[:-1] + 4 * v[1:]) / h
 
 
+def jerks(trajectory: Trajectory) -> np.ndarray:
+    """Largest jerk of each joint, (joints,): within the segments, and of any step of the acceleration at a knot but
+    the first (there it comes from somewhere else), spread over one segment."""
+    begin, end = accelerations(trajectory)
+    within = np.abs(end - begin).max(axis=0, initial=0.0)
+    between = np.abs(np.vstack([begin[1:], np.zeros_like(begin[:1])]) - end).max(axis=0)
+    return np.maximum(within, between) / trajectory.step
+
+
 def peaks(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Exact extremes over the whole curve, each (joints,): lowest, highest, largest speed, largest acceleration."""
     h, p, v = trajectory.step, trajectory.positions, trajectory.velocities
