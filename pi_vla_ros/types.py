@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -78,3 +79,8 @@ class Trajectory:
     def end(self) -> float:
         """Time of the last knot, s."""
         return self.last * self.step
+
+
+def seconds(stamp: Any) -> float:
+    """builtin_interfaces/Time -> s. One sum for all: the same stamp gives the same float."""
+    return stamp.sec + 1e-9 * stamp.nanosec

@@ -34,7 +34,7 @@ class Knows:
         self.dt, self.horizon, self.error, self.begin = dt, horizon, error, begin
         self.seen: list[Observation] = []
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def infer(self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0) -> ActionChunk:
         self.seen.append(observation)
         times = observation.stamp - self.begin + np.arange(self.horizon) * self.dt
         actions = motion(times) + self.error
@@ -98,8 +98,10 @@ def messages(names: list[str], duration: float, commands: str, camera_starts=(0.
     return sorted(rows, key=lambda row: row[2])
 
 
-def write_bag(path: Path, rows, storage: str = "mcap", compression: str = "none", counts=()) -> Path:
-    """counts: further topics without messages, (topic, type)."""
+def write_bag(
+    path: Path, rows, storage: str = "mcap", compression: str = "none", counts=(), padding: bytes = b""
+) -> Path:
+    """counts: further topics without messages, (topic, type). padding: bytes behind every message."""
     plugin = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}[storage]
     writer = Writer(path, version=9, storage_plugin=plugin)
     if compression != "none":
@@ -111,7 +113,7 @@ def write_bag(path: Path, rows, storage: str = "mcap", compression: str = "none"
         for topic, kind, received, message in rows:
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=TYPES)
-            writer.write(connections[topic], received, TYPES.serialize_cdr(message, kind))
+            writer.write(connections[topic], received, bytes(TYPES.serialize_cdr(message, kind)) + padding)
     return path
 
 

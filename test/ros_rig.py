@@ -26,8 +26,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros.dds import use_shared_memory_profile
-from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.ros.qos import LATCHED
+from pi_vla_ros.types import seconds
 
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 CAMERA_HZ, STATE_HZ = 30.0, 200.0

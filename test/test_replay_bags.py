@@ -38,6 +38,16 @@ def test_every_storage_and_compression(storage, compression, rows, sim_robot, tm
     np.testing.assert_array_equal([s.position for s in states], [m.position for m in expected])
 
 
+def test_bytes_behind_a_message_are_let_pass(rows, sim_robot, tmp_path):
+    padded = BagSource(write_bag(tmp_path / "padded", rows, padding=b"\xd5\x7f\0\0rest"), sim_robot)
+    plain = BagSource(write_bag(tmp_path / "plain", rows), sim_robot)
+    for found, expected in zip(padded.events(), plain.events(), strict=True):
+        assert (found.received, found.slot) == (expected.received, expected.slot)
+        if found.kind == "state":
+            assert found.message.header == expected.message.header
+            np.testing.assert_array_equal(found.message.position, expected.message.position)
+
+
 def test_a_bare_file_a_folder_of_bags_and_a_split_bag(rows, sim_robot, tmp_path):
     half = len(rows) // 2
     first, second = write_bag(tmp_path / "a", rows[:half]), write_bag(tmp_path / "b", rows[half:])

@@ -81,7 +81,7 @@ def test_actions_that_are_velocities(sim_robot):
     )
 
     class KnowsVelocities(Knows):
-        def infer(self, observation):
+        def infer(self, observation, previous=None, delay=0.0):
             chunk = super().infer(observation)
             times = observation.stamp - self.begin + np.arange(self.horizon) * DT
             return dataclasses.replace(chunk, actions=(motion(times + DT) - motion(times)) / DT)

@@ -20,7 +20,7 @@ from pi_vla_ros.cli.make_checkpoint import make_checkpoint
 from pi_vla_ros.model.geometry import tiny
 from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import load_robot
-from pi_vla_ros.ros.messages import seconds
+from pi_vla_ros.types import seconds
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from pi_vla_ros.replay.source import NANO, Commands, Event, SourceError
 from pi_vla_ros.robot import RobotConfig
@@ -65,7 +66,7 @@ class BagSource:
             store = self._types(reader)
             for received, connection, data in self._read(reader):
                 try:
-                    message = store.deserialize_cdr(data, connection.msgtype)
+                    message = _deserialise(store, data, connection.msgtype)
                 except Exception as error:
                     raise self._damaged(received, connection.topic, error) from error
                 for kind, slot in self._wanted[connection.topic]:
@@ -160,6 +161,15 @@ class BagSource:
 
 
 _RECOVER = "truncated, or still being recorded? 'ros2 bag reindex' or 'mcap recover' may save it"
+
+
+def _deserialise(store: Typestore, data: bytes, kind: str):
+    """As store.deserialize_cdr, but bytes behind the message are let pass: rclpy's serialize_message leaves some."""
+    if len(data) < 4 or data[0] or data[1] > 1:
+        raise ValueError("not plain CDR")
+    definition = store.get_msgdef(kind)
+    read = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
+    return read(data[4:], 0, definition.cls, store)[0]
 
 
 def _is_bag(path: Path) -> bool:

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from pi_vla_ros.inference import Infers
 from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.replay.errors import Moment, PredictionErrors, Sums
-from pi_vla_ros.replay.lane import Lane
+from pi_vla_ros.replay.lane import Measured
 from pi_vla_ros.replay.metrics import number, spread, stream_summary
 from pi_vla_ros.replay.recorded import RecordedCommands
 from pi_vla_ros.replay.source import NANO, Source, SourceError
-from pi_vla_ros.replay.twin import Infers, Twin
+from pi_vla_ros.replay.twin import Twin
 from pi_vla_ros.robot import RobotConfig
-from pi_vla_ros.types import ActionChunk, Observation
+from pi_vla_ros.types import ActionChunk, Observation, seconds
 
 THUMBNAIL = 320  # pixels wide
 
@@ -64,7 +65,7 @@ class Evaluation:
         self._begin, self._log = source.start * 1e-9, _Log()
         self._recorded = RecordedCommands(source.commands, robot.joint_names, robot.replay.shift, source.name)
         self._errors = PredictionErrors(robot, self._recorded, scale)
-        self._twin = Twin(robot, policy, prompt, [round(d * NANO) for d in delays], self._inferred)
+        self._twin = Twin(robot, policy, prompt, [round(d * NANO) for d in delays], source.start, self._inferred)
         self._strayed = np.zeros((len(delays), 2))  # commanded against recorded: normalised sum, count
         self._scale = scale
 
@@ -94,15 +95,15 @@ class Evaluation:
     def _tick_until(self, now: int, progress: Callable[[float], None]) -> None:
         """The timer's ticks before `now` ns."""
         hz = self._robot.timing.inference_hz
-        while (due := self._source.start + round(self._twin.ticks * NANO / hz)) < now:
+        while (due := self._source.start + round(self._twin.telemetry.ticks * NANO / hz)) < now:
             self._log.ticks.append((due * 1e-9, self._twin.tick(due)))
             self._recorded.passed(due * 1e-9)
             self._compare()
-            if self._twin.ticks % 30 == 0:
+            if self._twin.telemetry.ticks % 30 == 0:
                 progress((due - self._source.start) / NANO)
 
     def _note(self, slot: str, stamp, received: int) -> None:
-        self._log.stamps.setdefault(slot, []).append(stamp.sec + 1e-9 * stamp.nanosec)
+        self._log.stamps.setdefault(slot, []).append(seconds(stamp))
         self._log.received.setdefault(slot, []).append(received * 1e-9)
 
     def _inferred(self, observation: Observation, chunk: ActionChunk, snapshot: Snapshot, ms: float) -> None:
@@ -130,11 +131,11 @@ class Evaluation:
 
     def _why_nothing(self) -> str:
         twin = self._twin
-        if twin.inferences:
+        if twin.telemetry.inferences:
             return f"no prediction could be compared: no {self._source.commands} at the times of the actions"
-        reasons = "; ".join(f"{why} ({count}): {twin.details.get(why, '')}" for why, count in twin.reasons().items())
+        reasons = "; ".join(f"{why} ({count}): {twin.details().get(why, '')}" for why, count in twin.reasons().items())
         topics = ", ".join(f"{slot} is {camera.topic}" for slot, camera in self._robot.cameras.items())
-        return f"no inference in {twin.ticks} ticks: {reasons}. Cameras: {topics}"
+        return f"no inference in {twin.telemetry.ticks} ticks: {reasons}. Cameras: {topics}"
 
     def _episode(self) -> Episode:
         log, errors = self._log, self._errors
@@ -157,13 +158,13 @@ class Evaluation:
             "commands": self._source.commands,
             "duration_s": number((self._source.end - self._source.start) / NANO),
             "prompt": twin.prompt,
-            "ticks": twin.ticks,
-            "inferences": twin.inferences,
+            "ticks": twin.telemetry.ticks,
+            "inferences": twin.telemetry.inferences,
             "compared": self._errors.compared,
             "assumed_delay_ms": number(1e3 * self._delays[0]),
-            "busy_ticks": twin.deadline_misses,
+            "busy_ticks": twin.telemetry.deadline_misses,
             "drops": twin.reasons(),
-            "details": dict(sorted(twin.details.items())),
+            "details": twin.details(),
             "skew_ms": spread(log.skew_ms),
             "cameras": {
                 slot: stream_summary(log.stamps.get(slot, []), log.received.get(slot, []), self._begin)
@@ -183,7 +184,7 @@ class Evaluation:
         }
 
 
-def motion_summary(lane: Lane, names: list[str], hz: float) -> dict:
+def motion_summary(lane: Measured, names: list[str], hz: float) -> dict:
     """What the motion controller made of the chunks."""
     done, joins = lane.executed, np.array(lane.executed.joins).reshape(-1, 4)
     clips = map(int, lane.motion.counters.clipped)
@@ -198,12 +199,12 @@ def motion_summary(lane: Lane, names: list[str], hz: float) -> dict:
         },
         "jerk": {n: {"rms": number(r), "max": number(p)} for n, r, p in zip(names, rms, done.jerk_peak, strict=True)},
         "travelled": {n: number(p) for n, p in zip(names, done.path, strict=True)},
-        "clips": dict(zip(("position", "velocity", "acceleration"), clips, strict=True)),
+        "clips": dict(zip(("position", "velocity", "acceleration", "jerk"), clips, strict=True)),
         "state_s": {state: number(count / hz) for state, count in sorted(lane.states.items())},
     }
 
 
-def delay_summary(lane: Lane, delay: float, strayed: np.ndarray, hz: float) -> dict:
+def delay_summary(lane: Measured, delay: float, strayed: np.ndarray, hz: float) -> dict:
     """The same chunks, after another delay: how far the commanded motion is from the recorded one."""
     joins = np.array(lane.executed.joins).reshape(-1, 4)
     return {

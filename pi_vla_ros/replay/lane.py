@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""A motion controller on the clock of a recording, with an inference that takes a given time."""
+"""Motion on the clock of a recording: what a motion controller commands goes nowhere and is measured."""
 
 from __future__ import annotations
 
@@ -14,34 +14,25 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk
 
 
-class Lane:
-    """Gets its chunks `delay` ns after the tick that asked for them; what it commands goes nowhere and is measured.
+class Measured:
+    """Takes the plans of a motion controller as the node's outputs do. states: ticks by state of the motion."""
 
-    states: ticks by state of the motion.
-    """
+    motion: MotionController  # whose plans these are; set by whoever makes it
 
-    def __init__(self, robot: RobotConfig, delay: int):
-        self.delay, self.executed = delay, Executed(robot)
-        self.motion = MotionController(robot, self._send)
+    def __init__(self, robot: RobotConfig):
+        self.executed = Executed(robot)
         self.states: dict[str, int] = {}
-        self._pending: tuple[int, ActionChunk] | None = None
-        self._chunk: ActionChunk | None = None  # the one that is being planned
+        self.following: ActionChunk | None = None  # the chunk that is being planned; none for a plan that holds
 
-    @property
-    def busy(self) -> bool:
-        return self._pending is not None
+    def open(self) -> None:
+        pass
 
-    def ask(self, chunk: ActionChunk, now: int) -> None:
-        """`chunk` answers the tick at `now` ns. Only while not `busy`."""
-        self._pending = (now + self.delay, chunk)
+    def silence(self) -> None:
+        pass
 
-    def advance(self, now: int) -> None:
-        """Let a chunk take over that is ready by `now` ns, at the time when it was."""
-        if self._pending is None or self._pending[0] > now:
-            return
-        (ready, self._chunk), self._pending = self._pending, None
-        self.motion.chunk(self._chunk, lambda: ready * 1e-9)
-        self._chunk = None
+    def send(self, plan: Plan) -> bool:
+        self.executed.switch(plan, self.following)
+        return True
 
     def note(self, now: float) -> np.ndarray | None:
         """Count the state at a tick, `now` s; positions (joints,) commanded then, None before there are any."""
@@ -54,6 +45,25 @@ class Lane:
         """The recording ends at `now` s."""
         self.executed.finish(int(now / self.motion.planner.step))
 
-    def _send(self, plan: Plan) -> bool:
-        self.executed.switch(plan, self._chunk)
-        return True
+
+class Lane(Measured):
+    """A motion controller that gets the node's chunks, but `delay` ns after the tick that asked for them."""
+
+    def __init__(self, robot: RobotConfig, delay: int):
+        super().__init__(robot)
+        self.motion = MotionController(robot, self.send)
+        self._delay = delay
+        self._pending: tuple[int, ActionChunk] | None = None
+
+    def ask(self, chunk: ActionChunk, now: int) -> None:
+        """`chunk` answers the tick at `now` ns; left out while one before it is on its way."""
+        if self._pending is None:
+            self._pending = (now + self._delay, chunk)
+
+    def advance(self, now: int) -> None:
+        """Let a chunk take over that is ready by `now` ns, at the time when it was."""
+        if self._pending is None or self._pending[0] > now:
+            return
+        (ready, self.following), self._pending = self._pending, None
+        self.motion.chunk(self.following, lambda: ready * 1e-9)
+        self.following = None

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pi_vla_ros.replay.source import Commands, SourceError, seconds
+from pi_vla_ros.replay.source import Commands, SourceError
+from pi_vla_ros.types import seconds
 
 # A command of a stream that comes this much after the one before is a new motion, not the end of a slow ramp.
 PAUSE = 0.1  # s

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
-
 Commands = Literal["joint_trajectory", "commands", "joint_states"]
 NANO = 1_000_000_000
 
@@ -44,17 +42,3 @@ class Source(Protocol):
 
     def events(self) -> Iterator[Event]:
         """Every message once, `received` never decreasing. Raises SourceError when it cannot be read on."""
-
-
-def seconds(stamp: Any) -> float:
-    """builtin_interfaces/Time -> s. The same sum as in the node: the same stamp gives the same float."""
-    return stamp.sec + 1e-9 * stamp.nanosec
-
-
-def feed(buffer: ObservationBuffer, event: Event) -> Nothing | None:
-    """Put an image or a joint state where the node's callbacks put it. Says why a joint state is refused."""
-    stamp = seconds(event.message.header.stamp)
-    if event.kind == "image":
-        buffer.put_image(event.slot, stamp, event.message, event.received * 1e-9)
-        return None
-    return buffer.put_state(stamp, event.message.name, event.message.position)

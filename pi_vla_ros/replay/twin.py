@@ -1,126 +1,157 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The policy node without ROS: the same buffer, policy and motion at the node's tick times on a recording's clock.
-
-Read `tick` beside `PolicyNode._tick`: it is the same story, with an inference whose time is given instead of taken.
-"""
+"""The policy node's ControlLoop on a recording's clock: only clock, outputs and the time of inference differ."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
-from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer, Snapshot
-from pi_vla_ros.processing.frames import FrameError, decode
-from pi_vla_ros.replay.lane import Lane
-from pi_vla_ros.replay.source import Event, feed
+from pi_vla_ros.control_loop import ControlLoop, Telemetry
+from pi_vla_ros.inference import Done, Failed, Infers, failure, observe
+from pi_vla_ros.observation_buffer import Nothing, Snapshot
+from pi_vla_ros.replay.lane import Lane, Measured
+from pi_vla_ros.replay.source import Event
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
-
-class Infers(Protocol):
-    """What the twin needs of a Policy."""
-
-    def infer(self, observation: Observation) -> ActionChunk: ...
-
-    def check_prompt(self, prompt: str) -> None: ...
+Told = Callable[[Observation, ActionChunk, Snapshot, float], None]
 
 
 class Twin:
-    """lanes[0] is the node; further lanes get the same chunks after other delays.
+    """lanes[0] is the node's motion; further lanes get its chunks after other delays.
 
     told(observation, chunk, snapshot, ms) hears of every inference; `ms` is what it took here.
     """
 
-    def __init__(
-        self,
-        robot: RobotConfig,
-        policy: Infers,
-        prompt: str,
-        delays: list[int],
-        told: Callable[[Observation, ActionChunk, Snapshot, float], None],
-    ):
+    def __init__(self, robot: RobotConfig, policy: Infers, prompt: str, delays: list[int], start_ns: int, told: Told):
         """prompt: given for the whole recording; empty: the robot file's, then what was recorded. delays: ns."""
-        self.lanes = [Lane(robot, delay) for delay in delays]
-        self.buffer = ObservationBuffer(robot)
-        self.ticks = self.inferences = self.deadline_misses = 0
-        self.drops: Counter = Counter()
-        self.details: dict[str, str] = {}  # reason -> the first of its kind, in words
-        self._policy, self._told = policy, told
-        self._fixed, self.prompt = bool(prompt), prompt or robot.prompt
-        if self.prompt:
-            policy.check_prompt(self.prompt)
+        robot = _untracked(robot)
+        self._node, self._others = Measured(robot), [Lane(robot, delay) for delay in delays[1:]]
+        self.lanes: list[Measured] = [self._node, *self._others]
+        self._clock_ns, self._delay, self._told = start_ns, delays[0], told
+        self._loop = ControlLoop(robot, policy, self._node, self._now, _nobody, _nobody, self._make_inference)
+        self._node.motion = self._loop.motion
+        self._fixed = bool(prompt)
+        if prompt or robot.prompt:
+            refused = self._loop.take_prompt(prompt or robot.prompt)
+            if refused:
+                raise ValueError(refused)
+
+    @property
+    def prompt(self) -> str:
+        return self._loop.prompt
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return self._loop.telemetry
 
     def put(self, event: Event) -> None:
         """An image, joint state or prompt arrives."""
-        if event.kind == "prompt":
-            self._take_prompt(event.message.data)
-            return
-        refused = feed(self.buffer, event)
-        if refused:
-            self.details.setdefault(refused.reason, refused.detail)
+        self._clock_ns = max(self._clock_ns, event.received)
+        if event.kind == "image":
+            self._loop.put_image(event.slot, event.message)
+        elif event.kind == "state":
+            self._loop.put_joint_state(event.message)
+        elif not self._fixed:
+            refused = self._loop.take_prompt(event.message.data)
+            if refused:
+                self.telemetry.drop("prompt_refused", refused)
 
     def tick(self, now_ns: int) -> list[np.ndarray | None]:
         """One tick of the timer; what each lane commands at that moment, (joints,) or None."""
-        now = now_ns * 1e-9
-        self.ticks += 1
-        for lane in self.lanes:
-            lane.advance(now_ns)
-        node = self.lanes[0]
-        if node.motion.trajectory is None:
-            self._start_motion(now)
-        if node.busy:
-            self.deadline_misses += 1
-        elif not self.prompt:
-            self._drop("no_prompt", "no prompt: give --prompt; the recording and the robot file have none")
-        else:
-            taken = self.buffer.take(now)
-            if isinstance(taken, Nothing):
-                self._drop(taken.reason, taken.detail)
-            else:
-                self._infer(taken, now_ns)
+        self._advance(now_ns)
+        self._loop.tick()
+        self._start_others()
+        now = self._now()
         return [lane.note(now) for lane in self.lanes]
 
     def reasons(self) -> dict[str, int]:
         """Ticks without an inference and data that was thrown away, by reason, as in the node's status."""
-        rejected = Counter(self.lanes[0].motion.counters.rejected)
-        return dict(sorted((self.drops + Counter(self.buffer.dropped) + rejected).items()))
+        rejected, dropped = Counter(self._loop.motion.counters.rejected), Counter(self._loop.buffer.dropped)
+        return dict(sorted((self.telemetry.drops + dropped + rejected).items()))
 
-    def _start_motion(self, now: float) -> None:
-        measured = self.buffer.newest_state(now)
-        if not isinstance(measured, Nothing):
-            for lane in self.lanes:
-                lane.motion.start(measured[1], now)
+    def details(self) -> dict[str, str]:
+        """Reason -> the first of its kind, in words."""
+        found = dict(self.telemetry.reasons)
+        if "no_prompt" in found:
+            found["no_prompt"] = "no prompt: give --prompt; the recording and the robot file have none"
+        return dict(sorted(found.items()))
 
-    def _infer(self, snapshot: Snapshot, now_ns: int) -> None:
+    def _now(self) -> float:
+        return self._clock_ns * 1e-9
+
+    def _make_inference(self, policy: Infers, done: Done, failed: Failed) -> TimedInference:
+        self._inference = TimedInference(policy, done, failed, self._delay, lambda: self._clock_ns, self._answered)
+        return self._inference
+
+    def _advance(self, now_ns: int) -> None:
+        """Chunks that are ready by `now_ns` take over at the time when they were."""
+        for lane in self._others:
+            lane.advance(now_ns)
+        if self._inference.busy and self._inference.ready_ns <= now_ns:
+            self._clock_ns = self._inference.ready_ns
+            self._node.following = self._inference.chunk
+            self._inference.deliver()
+            self._node.following = None
+        self._clock_ns = now_ns
+
+    def _answered(self, observation: Observation, chunk: ActionChunk, snapshot: Snapshot, ms: float) -> None:
+        self._told(observation, chunk, snapshot, ms)
+        for lane in self._others:
+            lane.ask(chunk, self._clock_ns)
+
+    def _start_others(self) -> None:
+        """They begin when and where the node began."""
+        waiting = [lane for lane in self._others if lane.motion.trajectory is None]
+        if waiting and self._node.motion.trajectory is not None:
+            measured = self._loop.buffer.newest_state(self._now())
+            if not isinstance(measured, Nothing):
+                for lane in waiting:
+                    lane.motion.start(measured[1], self._now())
+
+
+class TimedInference:
+    """An Inference that takes `delay` ns of the recording's clock, whatever it takes here."""
+
+    def __init__(self, policy: Infers, done: Done, failed: Failed, delay: int, now_ns: Callable[[], int], told: Told):
+        self._policy, self._done, self._failed = policy, done, failed
+        self._delay, self._now_ns, self._told = delay, now_ns, told
+        self.chunk: ActionChunk | None = None
+        self.ready_ns, self._prompt = 0, ""
+
+    @property
+    def busy(self) -> bool:
+        return self.chunk is not None
+
+    def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         begin = time.perf_counter()
         try:
-            images = {slot: decode(message) for slot, (_, message) in snapshot.frames.items()}
-            observation = Observation(images, snapshot.state, self.prompt, snapshot.stamp)
-            chunk = self._policy.infer(observation)
-        except FrameError as error:
-            self._drop("image_unreadable", str(error))
+            observation = observe(snapshot, prompt)
+            chunk = self._policy.infer(observation, previous, delay)
+        except Exception as error:
+            self._failed(*failure(error))
             return
-        self.inferences += 1
+        self.chunk, self._prompt, self.ready_ns = chunk, prompt, self._now_ns() + self._delay
         self._told(observation, chunk, snapshot, 1e3 * (time.perf_counter() - begin))
-        for lane in self.lanes:
-            if not lane.busy:
-                lane.ask(chunk, now_ns)
 
-    def _take_prompt(self, prompt: str) -> None:
-        if self._fixed:
-            return
-        try:
-            self._policy.check_prompt(prompt)
-        except ValueError as error:
-            self._drop("prompt_refused", str(error))
-        else:
-            self.prompt = prompt
+    def deliver(self) -> None:
+        """The time is up."""
+        chunk, self.chunk = self.chunk, None
+        self._done(chunk, self._prompt)
 
-    def _drop(self, reason: str, detail: str) -> None:
-        self.drops[reason] += 1
-        self.details.setdefault(reason, detail)
+    def close(self) -> None:
+        pass
+
+
+def _untracked(robot: RobotConfig) -> RobotConfig:
+    """A recorded arm does not follow our commands: the tracking guard would stop the motion."""
+    return dataclasses.replace(robot, joints=tuple(dataclasses.replace(j, tracking=None) for j in robot.joints))
+
+
+def _nobody(*_) -> None:
+    """Hears what the node would publish or log."""

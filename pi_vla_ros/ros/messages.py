@@ -13,10 +13,6 @@ from pi_vla_ros.types import ActionChunk, Trajectory
 NANO = 1_000_000_000
 
 
-def seconds(stamp: Time) -> float:
-    return stamp.sec + 1e-9 * stamp.nanosec
-
-
 def time_message(time: float) -> Time:
     nanoseconds = round(time * NANO)
     return Time(sec=nanoseconds // NANO, nanosec=nanoseconds % NANO)

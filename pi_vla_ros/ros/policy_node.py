@@ -29,14 +29,14 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from pi_vla_ros.control_loop import ControlLoop
 from pi_vla_ros.msg import ActionChunk as ActionChunkMessage
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.policy import Policy
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros import qos
-from pi_vla_ros.ros.control_loop import ControlLoop
 from pi_vla_ros.ros.dds import use_shared_memory_profile
-from pi_vla_ros.ros.messages import action_chunk, seconds
+from pi_vla_ros.ros.messages import action_chunk
 from pi_vla_ros.ros.outputs import Outputs
 from pi_vla_ros.ros.parameters import declare_parameters, read_parameters
 from pi_vla_ros.ros.telemetry import diagnostics_message, status_message
@@ -180,35 +180,23 @@ class PolicyNode(LifecycleNode):
     # --- what arrives -------------------------------------------------------------------------------------------
 
     def _on_image(self, slot: str, message: Image | CompressedImage) -> None:
-        self._loop.buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
+        self._loop.put_image(slot, message)
 
     def _on_joint_state(self, message: JointState) -> None:
-        refused = self._loop.buffer.put_state(seconds(message.header.stamp), message.name, message.position)
-        if refused:
-            self._loop.telemetry.detail = refused.detail
-            self._complain(refused.reason, refused.detail)
+        self._loop.put_joint_state(message)
 
     def _on_prompt(self, message: String) -> None:
-        refused = self._take_prompt(message.data)
+        refused = self._loop.take_prompt(message.data)
         if refused:
             self.get_logger().error(f"{refused}; keeping '{self._loop.prompt}'")
 
     def _on_parameters(self, parameters) -> SetParametersResult:
         for parameter in parameters:
             if parameter.name == "prompt" and self._loop is not None:
-                refused = self._take_prompt(parameter.value)
+                refused = self._loop.take_prompt(parameter.value)
                 if refused:
                     return SetParametersResult(successful=False, reason=refused)
         return SetParametersResult(successful=True)
-
-    def _take_prompt(self, prompt: str) -> str | None:
-        """Use a prompt from the next tick on; says why when it cannot be used, and keeps the one before."""
-        try:
-            self._policy.check_prompt(prompt)
-        except ValueError as error:
-            return str(error)
-        self._loop.prompt = prompt
-        return None
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         if request.data and self._loop.motion.estopped:

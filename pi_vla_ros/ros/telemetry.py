@@ -5,41 +5,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from pi_vla_ros.control.motion import State
+from pi_vla_ros.control_loop import ControlLoop
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.observation_buffer import ObservationBuffer
 from pi_vla_ros.ros.messages import time_message
 from pi_vla_ros.ros.stream import Stream
 
-if TYPE_CHECKING:
-    from pi_vla_ros.ros.control_loop import ControlLoop
-
 LOST_FRAMES = 0.3  # share of a camera's frames lost on the way that is worth an alarm
-
-
-@dataclass
-class Telemetry:
-    """Counted by the node as things happen; times in ms, skew of the last set."""
-
-    ticks: int = 0
-    inferences: int = 0
-    deadline_misses: int = 0
-    drops: Counter = field(default_factory=Counter)
-    detail: str = ""
-    stage_ms: Mapping[str, float] = field(default_factory=dict)
-    inference_ms: float = 0.0
-    plan_ms: float = 0.0
-    skew_ms: float = 0.0
-
-    def drop(self, reason: str, detail: str) -> None:
-        self.drops[reason] += 1
-        self.detail = detail
 
 
 def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> InferenceStatus:
@@ -77,7 +53,7 @@ def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> Infe
     )
     message.header.stamp = time_message(now)
     message.clipped_position, message.clipped_velocity, message.clipped_acceleration = (
-        int(n) for n in counters.clipped
+        int(n) for n in counters.clipped[:3]
     )
     if stream:
         message.commands_sent = stream.sent

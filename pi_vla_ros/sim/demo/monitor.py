@@ -23,8 +23,8 @@ from pi_vla_ros.control.pacer import Intervals
 from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros import qos
-from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.recorder import Recorder
+from pi_vla_ros.types import seconds
 
 PICTURES = 400  # frames kept per camera for the report, spread over the run by dropping every other one
 

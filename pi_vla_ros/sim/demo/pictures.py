@@ -14,8 +14,8 @@ from pi_vla_ros.processing.frames import decode
 from pi_vla_ros.replay import plots
 from pi_vla_ros.replay.report import write_report
 from pi_vla_ros.robot import RobotConfig
-from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.monitor import Monitor
+from pi_vla_ros.types import seconds
 
 MOMENTS = 3  # rows of the camera picture
 GRID = 0.02  # s

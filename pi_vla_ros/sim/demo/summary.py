@@ -8,8 +8,8 @@ import numpy as np
 
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.robot import RobotConfig
-from pi_vla_ros.ros.messages import seconds
 from pi_vla_ros.sim.demo.monitor import Monitor
+from pi_vla_ros.types import seconds
 
 
 def summarise(monitor: Monitor, robot: RobotConfig, sent: dict[str, list[float]], duration: float, reason: str) -> dict:

@@ -1,52 +1,90 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""One tick after the other: observation -> inference thread -> motion. What a node does, without the node.
+"""One tick after the other: observation -> inference -> motion. What the node does, without ROS.
 
-`tick` is called by the executor and never waits; `_on_chunk` runs in the inference thread.
+The node drives it by its timer, with an inference thread; a replay by a recording's clock, with an inference that takes
+a given time. `tick` never waits; `_on_chunk` runs where the inference runs.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pi_vla_ros.control.motion import MotionController, State
+from pi_vla_ros.control.planner import Plan
 from pi_vla_ros.control.tracking import TrackingGuard
+from pi_vla_ros.inference import Done, Failed, Inference, InferenceThread, Infers
 from pi_vla_ros.observation_buffer import Nothing, ObservationBuffer
-from pi_vla_ros.policy import Policy
 from pi_vla_ros.robot import RobotConfig
-from pi_vla_ros.ros.inference import InferenceThread
-from pi_vla_ros.ros.outputs import Outputs
-from pi_vla_ros.ros.telemetry import Telemetry
-from pi_vla_ros.types import ActionChunk
+from pi_vla_ros.types import ActionChunk, seconds
 
 CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
 DELAYS = 30  # measured delays of which the longest is expected of the next inference
 
 
+class Takes(Protocol):
+    """Where plans go."""
+
+    def open(self) -> None: ...
+
+    def silence(self) -> None: ...
+
+    def send(self, plan: Plan) -> bool:
+        """False when the plan came too late to take over without a step."""
+
+
+@dataclass
+class Telemetry:
+    """Counted as things happen; times in ms, skew of the last set. reasons: why something was dropped, in words."""
+
+    ticks: int = 0
+    inferences: int = 0
+    deadline_misses: int = 0
+    drops: Counter = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+    detail: str = ""
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+    inference_ms: float = 0.0
+    plan_ms: float = 0.0
+    skew_ms: float = 0.0
+
+    def drop(self, reason: str, detail: str) -> None:
+        self.drops[reason] += 1
+        self.tell(reason, detail)
+
+    def tell(self, reason: str, detail: str) -> None:
+        self.detail = detail
+        self.reasons.setdefault(reason, detail)
+
+
 class ControlLoop:
     """Everything between the messages that come in and the plans that go out, for one robot and one policy.
 
-    now: the ROS clock, s. told(chunk, prompt): every chunk of the policy, in the inference thread.
-    complain(reason, detail): what went wrong, for the log.
+    now: the ROS clock, s. told(chunk, prompt): every chunk of the policy, where the inference runs.
+    complain(reason, detail): what went wrong, for the log. inference: what makes the Inference.
     """
 
     def __init__(
         self,
         robot: RobotConfig,
-        policy: Policy,
-        outputs: Outputs,
+        policy: Infers,
+        outputs: Takes,
         now: Callable[[], float],
         told: Callable[[ActionChunk, str], None],
         complain: Callable[[str, str], None],
+        inference: Callable[[Infers, Done, Failed], Inference] = InferenceThread,
     ):
         self.prompt = ""
         self.buffer, self.telemetry = ObservationBuffer(robot), Telemetry()
         self.motion = MotionController(robot, outputs.send)
-        self._robot, self._outputs, self._now, self._told, self._complain = robot, outputs, now, told, complain
+        self._robot, self._policy, self._outputs = robot, policy, outputs
+        self._now, self._told, self._complain = now, told, complain
         self._tracking = TrackingGuard(robot)
-        self._inference = InferenceThread(policy, self._on_chunk, self.fail)
+        self._inference = inference(policy, self._on_chunk, self.fail)
         self.begin()
 
     def begin(self) -> None:
@@ -56,8 +94,28 @@ class ControlLoop:
         self._executed: ActionChunk | None = None
         self._delays, self._delay = deque(maxlen=DELAYS), 0.0
 
+    def put_image(self, slot: str, message: Any) -> None:
+        """A sensor_msgs/Image or CompressedImage of camera `slot` arrived."""
+        self.buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
+
+    def put_joint_state(self, message: Any) -> None:
+        """A sensor_msgs/JointState arrived."""
+        refused = self.buffer.put_state(seconds(message.header.stamp), message.name, message.position)
+        if refused:
+            self.telemetry.tell(refused.reason, refused.detail)
+            self._complain(refused.reason, refused.detail)
+
+    def take_prompt(self, prompt: str) -> str | None:
+        """Use a prompt from the next tick on; says why when it cannot be used, and keeps the one before."""
+        try:
+            self._policy.check_prompt(prompt)
+        except ValueError as error:
+            return str(error)
+        self.prompt = prompt
+        return None
+
     def tick(self) -> None:
-        """Take the newest coherent set and hand it to the inference thread."""
+        """Take the newest coherent set and hand it to the inference."""
         now, telemetry = self._now(), self.telemetry
         telemetry.ticks += 1
         self._watch_clock(now)
