@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,7 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
 WARM_UPS = 3
+RTC = {"rtc": "guided", "rtc_trained": "trained"}  # what each stitcher asks of the engine; the others nothing
 
 
 class PolicyError(ValueError):
@@ -70,9 +72,12 @@ class Policy:
         self.options = options or PolicyOptions()
         described = load_checkpoint(checkpoint)  # before the weights: a pair that does not fit is told at once
         _check_cameras(described, robot)
+        _check_rtc(described, robot)
         self._processor = Processor(described, robot, self.options.resize, self.options.tokenizer)
         self.model, self.notes = described.geometry.model, described.notes
-        self._engine = _engine(described, self.options, guided=robot.motion.stitcher == "rtc")
+        self._rtc = RTC.get(robot.motion.stitcher, "off")
+        self._max_delay, self._told = described.rtc_max_delay, False
+        self._engine = _engine(described, self.options, self._rtc)
         self._dt = 1.0 / robot.timing.action_hz
         self._noise = np.random.default_rng(self.options.seed)
         self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
@@ -85,8 +90,8 @@ class Policy:
     def infer(self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0) -> ActionChunk:
         """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable.
 
-        previous, delay: for real-time chunking (`motion.stitcher: rtc`), the chunk that is being executed, and the s
-        from an observation until its chunk takes over.
+        previous, delay: for real-time chunking (`motion.stitcher: rtc` or `rtc_trained`), the chunk that is being
+        executed, and the s from an observation until its chunk takes over.
         """
         begin = time.perf_counter()
         state = policy_state(self._robot, observation.state)
@@ -98,7 +103,7 @@ class Policy:
             "camera_mask": inputs.camera_mask,
             "noise": self._draw(),
         }
-        if previous is not None and self._robot.motion.stitcher == "rtc":
+        if previous is not None and self._rtc != "off":
             request |= self._agree_with(previous, observation.stamp, inputs.raw_state, delay)
         prepared = time.perf_counter()
         if self.model == "pi0":
@@ -129,8 +134,9 @@ class Policy:
             self._noise = np.random.default_rng(self.options.seed)
 
     def _agree_with(self, previous: ActionChunk, stamp: float, raw_state: np.ndarray, delay: float) -> dict:
-        """Target and weights: what `previous` says for the times of a chunk that begins at `stamp`."""
+        """What `previous` says for the times of a chunk that begins at `stamp`, and how firmly it holds."""
         g, motion = self._engine.geometry, self._robot.motion
+        late = max(0, math.ceil(delay / self._dt))  # actions that are executed before the new chunk takes over
         ahead = (stamp - previous.stamp) / self._dt + np.arange(g.chunk)
         ahead = ahead[(ahead >= 0) & (ahead <= len(previous.actions) - 1)]
         scale, offset = self._actions
@@ -138,12 +144,27 @@ class Policy:
         left = np.stack([np.interp(ahead, np.arange(len(said)), column) for column in said.T], axis=1)
         target = np.zeros((1, g.chunk, g.action_dim), dtype=np.float32)
         target[0, : len(left)] = self._processor.to_model(left, raw_state)
-        end = min(motion.rtc_horizon, len(left))
-        weights = schedule_weights(motion.rtc_schedule, math.ceil(delay / self._dt), end, g.chunk)
+        if self._rtc == "trained":
+            self._complain_of(late)
+            committed = min(late, self._max_delay, len(left))
+            return {"rtc_target": torch.from_numpy(target), "rtc_delay": torch.tensor([committed])}
+        weights = schedule_weights(motion.rtc_schedule, late, min(motion.rtc_horizon, len(left)), g.chunk)
         return {
             "rtc_target": torch.from_numpy(target),
             "rtc_weights": torch.from_numpy(weights.astype(np.float32))[None],
+            "rtc_max_guidance": motion.rtc_max_guidance,
         }
+
+    def _complain_of(self, late: int) -> None:
+        """Once: the chunks come later than the model has learnt; what is beyond is joined by the planner alone."""
+        if late > self._max_delay and not self._told:
+            self._told = True
+            warnings.warn(
+                f"a chunk takes over {late} actions after its observation; this checkpoint was trained to commit to at "
+                f"most {self._max_delay} (rtc_training_max_delay). Only these agree with the chunk before: make "
+                "inference faster or use motion.stitcher: rtc",
+                stacklevel=3,
+            )
 
     def _draw(self) -> torch.Tensor:
         """Noise (1, chunk, action_dim) float32."""
@@ -153,7 +174,7 @@ class Policy:
         return torch.from_numpy(noise * np.float32(self.options.noise_scale))
 
 
-def _engine(checkpoint: Checkpoint, options: PolicyOptions, guided: bool) -> Engine:
+def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str) -> Engine:
     target = options.target
     if target == "auto":
         target = "cuda" if torch.cuda.is_available() else "cpu"
@@ -166,9 +187,7 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions, guided: bool) -> Eng
     args = (PI0Args if model == "pi0" else PI05Args)(
         checkpoint_dir=checkpoint.path, num_inference_steps=options.steps, vision_params_dtype=None
     )
-    return Engine(
-        EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(fused=not guided)))
-    )
+    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(rtc=rtc))))
 
 
 def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:
@@ -178,6 +197,19 @@ def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:
         raise PolicyError(
             f"cameras: robot '{robot.name}' has {', '.join(unknown)}, which {checkpoint.path} does not know; its "
             f"cameras are {', '.join(checkpoint.cameras)}. Name the slots in the robot file accordingly"
+        )
+
+
+def _check_rtc(checkpoint: Checkpoint, robot: RobotConfig) -> None:
+    if robot.motion.stitcher == "rtc_trained" and not checkpoint.rtc_max_delay:
+        reason = (
+            "π0 cannot be"
+            if checkpoint.geometry.model == "pi0"
+            else f"{checkpoint.path} was not: its config.json has no rtc_training_max_delay above 0"
+        )
+        raise PolicyError(
+            f"motion.stitcher: robot '{robot.name}' asks for rtc_trained, which needs a policy trained with committed "
+            f"actions; {reason}. Use rtc or blend"
         )
 
 

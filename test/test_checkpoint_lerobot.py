@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from pi_vla_ros.checkpoint import CheckpointError, load_checkpoint, load_model, random_model
 from pi_vla_ros.checkpoint.names import LM_HEAD, OUTER, UNUSED, canonical, on_disk
 from pi_vla_ros.checkpoint.weights import parameter_shapes
+from pi_vla_ros.checkpoint.write import new_folder, write_checkpoint
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import PI0, PI05
 from pi_vla_ros.model.pi import parameter_dtype
@@ -318,3 +319,18 @@ def test_unknown_and_missing_keys_are_tolerated(made, tmp_path_factory, changes)
 
     edit_json(folder / "config.json", change)
     assert load_checkpoint(folder).steps == 10
+
+
+def test_committed_actions_in_training(folder, tmp_path):
+    """rtc_training_max_delay is π0.5's; our key wins."""
+    assert load_checkpoint(folder).rtc_max_delay == 0
+    edit_json(folder / "config.json", lambda config: config.update(rtc_training_max_delay=3))
+    if model_name(folder) == "pi0":
+        with pytest.raises(CheckpointError, match=r"rtc_training_max_delay: is 3; only π0\.5 is trained with committed"):
+            load_checkpoint(folder)
+        return
+    assert load_checkpoint(folder).rtc_max_delay == 3
+    assert load_checkpoint(folder, {"rtc_training_max_delay": 2}).rtc_max_delay == 2
+    with new_folder(tmp_path / "written") as draft:
+        write_checkpoint(load_checkpoint(folder), draft, None)
+    assert load_checkpoint(tmp_path / "written").rtc_max_delay == 3

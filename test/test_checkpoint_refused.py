@@ -203,6 +203,9 @@ def test_other_policies_are_refused_by_name(folder, policy):
             "pi_vla_ros.geometry.vision.heads: must be a whole number",
         ),
         ({"pi_vla_ros": 3}, "pi_vla_ros"),
+        ({"rtc_training_max_delay": -1}, "rtc_training_max_delay: must be 0..3, is -1"),
+        ({"rtc_training_max_delay": 50}, "rtc_training_max_delay: must be 0..3, is 50"),
+        ({"rtc_training_max_delay": "5"}, "rtc_training_max_delay: must be a whole number, is '5'"),
     ],
 )
 def test_wrong_keys_of_config(folder, change, words):

@@ -18,6 +18,7 @@ from pi_vla_ros.engine import (
     PI05Args,
     PI05Request,
     RequestError,
+    RuntimeConfig,
 )
 from pi_vla_ros.model.flow import sample, times
 from pi_vla_ros.model.geometry import tiny
@@ -26,9 +27,10 @@ ARGS = {"pi05": PI05Args, "pi0": PI0Args}
 MODELS = ("pi05", "pi0")
 
 
-def engine(model="pi05", batch=3, **changes) -> Engine:
+def engine(model="pi05", batch=3, rtc="off", **changes) -> Engine:
     geometry = tiny(model, chunk=7, prompt_len=24)
-    return Engine(EngineArgs(model, ARGS[model](random_geometry=geometry, max_batch_size=batch, seed=3, **changes)))
+    args = ARGS[model](random_geometry=geometry, max_batch_size=batch, seed=3, **changes)
+    return Engine(EngineArgs(model, args, EngineConfig(runtime=RuntimeConfig(rtc=rtc))))
 
 
 def request(model="pi05", batch=3, length=24, seed=0, **changes):
@@ -111,13 +113,78 @@ def test_number_of_steps():
 @pytest.mark.parametrize("model", MODELS)
 def test_real_time_chunking_inputs(model):
     """Full weights hold the start of the chunk to the target; the batch's rows do not mix."""
-    with engine(model) as e:
+    with engine(model, rtc="guided") as e:
         r = request(model)
-        target, weights = torch.randn(3, 7, 32), torch.zeros(3, 7)
+        target, weights = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 7)
         weights[1, :4] = 1.0
         free, guided = e.step(r), e.step(dataclasses.replace(r, rtc_target=target, rtc_weights=weights))
         assert torch.equal(guided[[0, 2]], free[[0, 2]])
         assert (guided - target)[1, :4].norm() < 0.3 * (free - target)[1, :4].norm()
+        asked = dataclasses.replace(r, rtc_target=target, rtc_weights=weights, rtc_max_guidance=0.5)
+        assert (guided - target)[1, :4].norm() < (e.step(asked) - target)[1, :4].norm()
+        assert torch.equal(e.step(dataclasses.replace(asked, rtc_max_guidance=0.0)), free)
+
+
+def test_committed_actions():
+    """The first ones are the target's to the bit; with none to commit to, a step is an ordinary one to the bit."""
+    with engine(rtc="trained", rtc_training_max_delay=4) as e, engine() as plain:
+        r = request()
+        target = torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(0))
+        free = plain.step(r)
+        got = e.step(dataclasses.replace(r, rtc_target=target, rtc_delay=torch.tensor([0, 3, 4])))
+        torch.testing.assert_close(got[0], free[0], atol=1e-5, rtol=0)
+        assert torch.equal(got[1, :3], target[1, :3]) and torch.equal(got[2, :4], target[2, :4])
+        assert (got - free)[1, 3:].abs().max() > 1e-3
+        for nothing in (
+            {},
+            {"rtc_target": target, "rtc_delay": torch.tensor([0, -1, 0])},
+            {"rtc_delay": torch.ones(3, dtype=torch.int64)},
+        ):
+            assert torch.equal(e.step(dataclasses.replace(r, **nothing)), free)
+
+
+TARGET, WEIGHTS, DELAY = torch.zeros(3, 7, 32), torch.zeros(3, 7), torch.tensor([1, 2, 3])
+GUIDED, TRAINED = {"rtc_target": TARGET, "rtc_weights": WEIGHTS}, {"rtc_target": TARGET, "rtc_delay": DELAY}
+SHORT = "rtc_target: must be (3, 3 (the longest rtc_delay)..7, 32)"
+
+
+@pytest.mark.parametrize(
+    ("rtc", "change", "words"),
+    [
+        ("off", GUIDED, "rtc_target: this engine was built with RuntimeConfig(rtc='off')"),
+        ("guided", TRAINED, "rtc_delay: this engine was built with RuntimeConfig(rtc='guided')"),
+        ("guided", GUIDED | {"rtc_target": TARGET[:, :6]}, "rtc_target: must be (3, 7, 32)"),
+        ("guided", {"rtc_target": TARGET}, "rtc_weights: must be a torch.Tensor"),
+        ("guided", {"rtc_weights": WEIGHTS}, "rtc_target: must be a torch.Tensor"),
+        ("guided", GUIDED | {"rtc_max_guidance": -1.0}, "rtc_max_guidance: must be 0 or more, is -1.0"),
+        ("guided", GUIDED | {"rtc_max_guidance": float("nan")}, "rtc_max_guidance: must be 0 or more"),
+        ("trained", GUIDED, "rtc_weights: this engine was built with RuntimeConfig(rtc='trained')"),
+        ("trained", {"rtc_target": TARGET}, "rtc_delay: must be a torch.Tensor"),
+        ("trained", TRAINED | {"rtc_delay": DELAY + 2}, "rtc_delay: is 5; this checkpoint was trained for at most 4"),
+        ("trained", TRAINED | {"rtc_delay": DELAY + 6}, "rtc_delay: is 9"),
+        ("trained", TRAINED | {"rtc_target": TARGET[:, :2]}, SHORT),
+        ("trained", TRAINED | {"rtc_target": TARGET[0]}, SHORT),
+        ("trained", TRAINED | {"rtc_target": TARGET / 0}, "rtc_target: has NaN"),
+        ("trained", TRAINED | {"rtc_delay": DELAY.float()}, "rtc_delay: must be torch.int64"),
+        ("trained", TRAINED | {"rtc_delay": DELAY[:2]}, "rtc_delay: must be (3,)"),
+    ],
+)
+def test_bad_real_time_chunking_is_refused_by_field(rtc, change, words):
+    trained = {"rtc_training_max_delay": 4} if rtc == "trained" else {}
+    with engine(rtc=rtc, **trained) as e:
+        with pytest.raises(RequestError) as error:
+            e.step(dataclasses.replace(request(), **change))
+        assert words in str(error.value)
+
+
+def test_trained_chunking_needs_a_model_trained_for_it():
+    with pytest.raises(ValueError, match=r"'trained' is π0\.5's"):
+        engine("pi0", rtc="trained", rtc_training_max_delay=4)
+    for delay in (None, 0, 7):
+        with pytest.raises(ValueError, match=r"trained with rtc_training_max_delay in 1\.\.6"):
+            engine(rtc="trained", rtc_training_max_delay=delay)
+    with pytest.raises(ValueError, match=r"RuntimeConfig\.rtc: is 'on'; allowed: off, guided, trained"):
+        RuntimeConfig(rtc="on")
 
 
 def test_stage_times():
@@ -144,8 +211,6 @@ def test_stage_times():
         ({"noise": torch.zeros(3, 8, 32)}, "noise: must be (3, 7, 32)"),
         ({"noise": torch.full((3, 7, 32), float("nan"))}, "noise: has NaN"),
         ({"camera_mask": torch.ones(3, 2, dtype=torch.bool)}, "camera_mask: must be (3, 3)"),
-        ({"rtc_target": torch.zeros(3, 6, 32), "rtc_weights": torch.zeros(3, 7)}, "rtc_target: must be (3, 7, 32)"),
-        ({"rtc_target": torch.zeros(3, 7, 32)}, "rtc_weights: must be a torch.Tensor"),
         ({"state": torch.full((3, 32), float("inf"))}, "state: has NaN or infinite"),
         ({"state": torch.zeros(3, 14)}, "state: must be (3, 32)"),
     ],
@@ -175,6 +240,18 @@ def test_wrong_set_ups_are_refused():
         PI05Args(random_geometry=geometry, num_inference_steps=51)
     with pytest.raises(ValueError, match="target: is 'gpu'; allowed: cpu, cuda"):
         DeviceConfig(target="gpu")
+
+
+@pytest.mark.parametrize("steps", [1, 50])
+def test_every_number_of_steps_up_to_fifty(steps):
+    with engine(num_inference_steps=steps, batch=1) as e:
+        assert torch.isfinite(e.step(request(batch=1))).all()
+
+
+def test_a_checkpoint_that_asks_for_more_steps_is_refused(tiny_checkpoint):
+    many = PI05Args(checkpoint_dir=tiny_checkpoint(), checkpoint_settings={"steps": 51})
+    with pytest.raises(ValueError, match=r"the checkpoint asks for 51; allowed: 1\.\.50"):
+        Engine(EngineArgs("pi05", many))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -3,7 +3,9 @@
 """Policy: robot units in, robot units out, on real checkpoints."""
 
 import dataclasses
+import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -86,6 +88,81 @@ def test_real_time_chunking_agrees_with_the_chunk_before(model, tiny_checkpoint,
     assert np.abs(guided.actions[:10] - same_times).mean() < 0.25 * np.abs(free.actions[:10] - same_times).mean()
     blend = Policy(tiny_checkpoint(model), sim_robot, OPTIONS)
     np.testing.assert_array_equal(blend.infer(later, previous=first).actions, blend.infer(later).actions)
+
+
+def test_guidance_is_as_strong_as_the_robot_file_says(tiny_checkpoint, sim_robot):
+    """Horizon, schedule and largest factor each change how close the new chunk stays to the one before."""
+
+    def distance(**changes):
+        wanted = {"stitcher": "rtc", "rtc_schedule": "ones", "rtc_horizon": 10} | changes
+        motion = dataclasses.replace(sim_robot.motion, **wanted)
+        policy = Policy(tiny_checkpoint(), dataclasses.replace(sim_robot, motion=motion), OPTIONS)
+        first = policy.infer(observation(sim_robot))
+        later = observation(sim_robot, prompt="wave", stamp=12.5 + 2 * first.dt)
+        again = policy.infer(later, previous=first, delay=0.2)
+        return np.abs(again.actions[:10] - first.actions[2:12]).mean()
+
+    full = distance()
+    for weaker in ({"rtc_max_guidance": 1.0}, {"rtc_horizon": 3}, {"rtc_schedule": "zeros"}):
+        assert distance(**weaker) > 1.2 * full, weaker
+
+
+def relative_checkpoint(source, folder):
+    """The same model, answering with offsets from the state."""
+    shutil.copytree(source, folder)
+    (folder / "pi_vla_ros.json").write_text(json.dumps({"relative": [True] * 8}))
+    return folder
+
+
+def test_relative_actions_are_rebuilt_against_the_present_state(tiny_checkpoint, sim_robot, tmp_path):
+    """The arm has moved; the chunk before still means the same targets, so the offsets that are asked for differ."""
+    motion = dataclasses.replace(sim_robot.motion, stitcher="rtc", rtc_schedule="ones", rtc_horizon=10)
+    robot = dataclasses.replace(sim_robot, motion=motion)
+    policy = Policy(relative_checkpoint(tiny_checkpoint(), tmp_path / "relative"), robot, OPTIONS)
+    first = policy.infer(observation(robot))
+    moved = robot.home + 0.05
+    asked = policy._agree_with(first, 12.5, moved, 0.3)
+    rebuilt = policy._processor.finish(asked["rtc_target"][0].numpy(), moved)
+    np.testing.assert_allclose(rebuilt, first.actions, atol=1e-5)  # the same targets
+    stale = policy._processor.finish(first.model_actions, moved)
+    assert np.abs(stale - first.actions).max() > 0.04  # what feeding the answer back as it was would mean
+
+
+def trained_checkpoint(source, folder, delay=4):
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rtc_training_max_delay": delay}))
+    return folder
+
+
+def test_a_checkpoint_trained_for_it_commits_to_the_chunk_before(tiny_checkpoint, sim_robot, tmp_path):
+    """For as many actions as the delay lasts, at most those it was trained with; more is told once."""
+    motion = dataclasses.replace(sim_robot.motion, stitcher="rtc_trained")
+    robot = dataclasses.replace(sim_robot, motion=motion)
+    policy = Policy(trained_checkpoint(tiny_checkpoint(), tmp_path / "trained"), robot, OPTIONS)
+    first = policy.infer(observation(robot))
+    later = observation(robot, prompt="wave", stamp=12.5 + 2 * first.dt)
+    for delay, committed in ((0.0, 0), (0.01, 1), (0.3, 3)):
+        again = policy.infer(later, previous=first, delay=delay)
+        np.testing.assert_allclose(again.actions[:committed], first.actions[2 : 2 + committed], atol=1e-5)
+        assert np.abs(again.actions[committed] - first.actions[2 + committed]).max() > 1e-4
+    np.testing.assert_array_equal(policy.infer(later, first, 0.0).actions, policy.infer(later).actions)
+    with pytest.warns(UserWarning, match="takes over 9 actions after its observation; .* at most 4"):
+        again = policy.infer(later, previous=first, delay=0.9)
+    np.testing.assert_allclose(again.actions[:4], first.actions[2:6], atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.infer(later, previous=first, delay=0.9)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [("pi05", "has no rtc_training_max_delay above 0"), ("pi0", "π0 cannot be")]
+)
+def test_rtc_trained_needs_a_checkpoint_trained_for_it(model, words, tiny_checkpoint, sim_robot):
+    robot = dataclasses.replace(sim_robot, motion=dataclasses.replace(sim_robot.motion, stitcher="rtc_trained"))
+    with pytest.raises(PolicyError, match=r"motion\.stitcher: robot 'sim' asks for rtc_trained") as error:
+        Policy(tiny_checkpoint(model), robot, OPTIONS)
+    assert words in str(error.value)
 
 
 def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path):

@@ -14,11 +14,12 @@ from pi_vla_ros.checkpoint.find import find_tokenizer_of
 from pi_vla_ros.checkpoint.lerobot_steps import ACTION, IMAGES, STATE, LeRobotSteps
 from pi_vla_ros.checkpoint.pipeline import check_order, read_pipeline
 from pi_vla_ros.checkpoint.safetensors import find_headers
-from pi_vla_ros.checkpoint.settings import read_settings
+from pi_vla_ros.checkpoint.settings import Settings, checked_delay, read_settings
 from pi_vla_ros.checkpoint.shapes import find_geometry
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError
 from pi_vla_ros.checkpoint.weights import check_weights, model_of, stored_weights
 from pi_vla_ros.model.flow import STEPS
+from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.pi import MAX_PERIOD, MIN_PERIOD
 
 # what these must be, because the model here is fixed to it
@@ -89,6 +90,7 @@ def load_lerobot(folder: Path, more: Mapping[str, Any] | None = None) -> Checkpo
         rename=process.rename(),
         constant_dims=settings.constant_dims,
         open_dims=is_base,
+        rtc_max_delay=_rtc_max_delay(config, settings, geometry, file),
         notes=notes,
     )
 
@@ -104,6 +106,13 @@ def _check_config(file: Path, config: Mapping[str, Any], folder: Path) -> None:
     for key, value in _FIXED.items():
         if config.get(key, value) != value:
             raise CheckpointError(f"{file}: {key}: is {config[key]}; allowed: {value}")
+
+
+def _rtc_max_delay(config: Mapping[str, Any], settings: Settings, geometry: Geometry, file: Path) -> int:
+    delay = settings.rtc_training_max_delay
+    if delay is None:
+        delay = optional(config, "rtc_training_max_delay", int, file) or 0
+    return checked_delay(delay, geometry, file)
 
 
 def _features(config: Mapping[str, Any], key: str, file: Path) -> dict[str, dict]:

@@ -19,7 +19,7 @@ from pi_vla_ros.checkpoint.files import optional, positive, read_json
 from pi_vla_ros.checkpoint.find import find_tokenizer_of
 from pi_vla_ros.checkpoint.lerobot_steps import checked_relative
 from pi_vla_ros.checkpoint.safetensors import find_headers
-from pi_vla_ros.checkpoint.settings import KEY, Settings, read_settings
+from pi_vla_ros.checkpoint.settings import KEY, Settings, checked_delay, read_settings
 from pi_vla_ros.checkpoint.shapes import find_geometry
 from pi_vla_ros.checkpoint.stats import make_transform
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError, Weights
@@ -93,6 +93,7 @@ def openpi_checkpoint(
         weights=weights,
         constant_dims=accept,
         open_dims=is_open,
+        rtc_max_delay=checked_delay(settings.rtc_training_max_delay or 0, geometry, folder),
         notes=_notes(settings, source, model, asset),
     )
 

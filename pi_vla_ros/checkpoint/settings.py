@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pi_vla_ros.checkpoint.files import read_json
 from pi_vla_ros.checkpoint.types import CheckpointError
+from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.schema import ConfigError, parse, setting
 
 KEY = "pi_vla_ros"
@@ -59,6 +60,12 @@ class Settings:
 
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
     steps: int | None = setting(None, doc="Euler steps", least=1, most=1000)
+    rtc_training_max_delay: int | None = setting(
+        None,
+        doc="π0.5: how many committed actions it was trained with at most (training-time real-time chunking)",
+        unit="actions",
+        least=0,
+    )
     cameras: tuple[str, ...] | None = setting(None, doc="camera slots in the model's order")
     state_dim: int | None = setting(None, doc="the robot's state dimensions", least=1)
     action_dim: int | None = setting(None, doc="the robot's action dimensions", least=1)
@@ -89,6 +96,17 @@ def read_settings(folder: Path, config: Mapping[str, Any], more: Mapping[str, An
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
     return settings
+
+
+def checked_delay(delay: int, geometry: Geometry, where: Path) -> int:
+    """`rtc_training_max_delay`, refused where no model can have been trained so."""
+    if delay and geometry.model != "pi05":
+        raise CheckpointError(
+            f"{where}: rtc_training_max_delay: is {delay}; only π0.5 is trained with committed actions"
+        )
+    if not 0 <= delay < geometry.chunk:
+        raise CheckpointError(f"{where}: rtc_training_max_delay: must be 0..{geometry.chunk - 1}, is {delay}")
+    return delay
 
 
 def _over(base: Any, top: Any) -> Any:

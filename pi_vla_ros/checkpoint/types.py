@@ -49,6 +49,7 @@ class Checkpoint:
     open_dims:       the two are only upper bounds (padded base model): the robot decides.
     action_names:    meaning of each action dimension, where the checkpoint says.
     steps:           Euler steps that the checkpoint asks for.
+    rtc_max_delay:   committed actions that it was trained with at most (model/rtc.py); 0: not trained so.
     relative:        which actions are offsets from the state; None: none.
     resize:          how camera frames were resized in training.
     tokenizer:       file or folder; None: not found.
@@ -74,6 +75,7 @@ class Checkpoint:
     rename: Mapping[str, str] = field(default_factory=dict)
     open_dims: bool = False
     constant_dims: bool = False
+    rtc_max_delay: int = 0
     notes: tuple[str, ...] = ()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

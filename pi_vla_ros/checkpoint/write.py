@@ -96,6 +96,7 @@ def _config(c: Checkpoint, dtype: torch.dtype | None) -> dict:
         "max_state_dim": padded,
         "max_action_dim": padded,
         "num_inference_steps": c.steps,
+        **({"rtc_training_max_delay": c.rtc_max_delay} if c.rtc_max_delay else {}),  # only LeRobot's newest know it
         "image_resolution": [image, image],
         "empty_cameras": 0,
         "tokenizer_max_length": c.geometry.prompt_len,

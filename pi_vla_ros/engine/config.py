@@ -52,12 +52,19 @@ class DeviceConfig:
 @dataclass(frozen=True)
 class RuntimeConfig:
     """use_cuda_graph: replay captured graphs; False runs the PyTorch model eagerly (slow, for debugging).
-    fused:          our kernels in the graphs, where everything is bf16; False captures the PyTorch model. Real-time
-                    chunking and fp32 or fp8 layers are the captured PyTorch model's.
+    fused:          our kernels in the graphs, where everything is bf16; False captures the PyTorch model, as do fp32
+                    and fp8 layers.
+    rtc:            real-time chunking that requests may ask for: "guided" works with every checkpoint, "trained" with
+                    those trained for it (π0.5). A request that asks for none costs what it costs without.
     """
 
     use_cuda_graph: bool = True
     fused: bool = True
+    rtc: Literal["off", "guided", "trained"] = "off"
+
+    def __post_init__(self):
+        if self.rtc not in ("off", "guided", "trained"):
+            raise ValueError(f"RuntimeConfig.rtc: is {self.rtc!r}; allowed: off, guided, trained")
 
 
 @dataclass(frozen=True)

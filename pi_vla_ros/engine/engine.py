@@ -14,9 +14,9 @@ from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint, load_model, rando
 from pi_vla_ros.engine.config import EngineArgs
 from pi_vla_ros.engine.fp8 import to_fp8
 from pi_vla_ros.engine.graphs import BUCKET, GraphRunner
-from pi_vla_ros.engine.plugins import find_plugin
+from pi_vla_ros.engine.plugins import MAX_STEPS, find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
-from pi_vla_ros.engine.requests import PI0Request, PI05Request, RequestError, check
+from pi_vla_ros.engine.requests import Limits, PI0Request, PI05Request, RequestError, check
 from pi_vla_ros.model.geometry import Geometry
 
 
@@ -46,9 +46,16 @@ class Engine:
         self.cameras = len(self.checkpoint.cameras) if self.checkpoint else wanted.cameras
         self.max_batch_size = wanted.max_batch_size
         self.steps = wanted.num_inference_steps or (self.checkpoint.steps if self.checkpoint else wanted.steps)
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise ValueError(
+                f"num_inference_steps: the checkpoint asks for {self.steps}; allowed: 1..{MAX_STEPS}. "
+                "Give num_inference_steps"
+            )
+        self._rtc = config.runtime.rtc
+        self._max_delay = self._trained_delay(wanted)
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
         all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
-        self.fused = captured and all_bf16 and config.runtime.fused
+        self.fused = captured and all_bf16 and config.runtime.fused and self._rtc == "off"
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
         self._noise = torch.Generator().manual_seed(wanted.seed)
 
@@ -61,8 +68,10 @@ class Engine:
 
     def _make_runner(self, build, captured: bool):
         sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}
+        if not captured:
+            return ReferenceRunner(build(), **sizes)
         if not self.fused:
-            return (GraphRunner if captured else ReferenceRunner)(build(), **sizes)
+            return GraphRunner(build(), **sizes, rtc=self._rtc)
         try:
             from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
 
@@ -75,6 +84,23 @@ class Engine:
             self.fused, self._runner = False, None
             torch.cuda.empty_cache()
             return GraphRunner(build(), **sizes)
+
+    def _trained_delay(self, wanted) -> int:
+        """Actions that may be committed; 0 unless asked for. Raises ValueError where the model was not trained so."""
+        if self._rtc != "trained":
+            return 0
+        if self.geometry.model == "pi0":
+            raise ValueError("RuntimeConfig.rtc: 'trained' is π0.5's; a π0 model can be 'guided'")
+        most = wanted.rtc_training_max_delay
+        if most is None:
+            most = self.checkpoint.rtc_max_delay if self.checkpoint else 0
+        if not 0 < most < self.geometry.chunk:
+            raise ValueError(
+                f"RuntimeConfig.rtc: 'trained' needs a checkpoint trained with rtc_training_max_delay in "
+                f"1..{self.geometry.chunk - 1}; it is {most} in {wanted.checkpoint_dir or 'this random model'}. "
+                "'guided' works with every checkpoint"
+            )
+        return most
 
     def _build(self, wanted, device):
         base = torch.bfloat16 if device.fp8 else device.params_dtype
@@ -91,11 +117,8 @@ class Engine:
             raise RuntimeError("Engine.step: the engine is closed")
         if type(request) is not self._plugin.request:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
-        inputs = check(request, self.geometry, self.cameras, self.max_batch_size, self._draw)
-        if inputs.rtc is not None and self.fused:
-            raise RequestError(
-                "rtc_target: this engine's kernels do not guide; build it with RuntimeConfig(fused=False)"
-            )
+        limits = Limits(self.geometry, self.cameras, self.max_batch_size, self._rtc, self._max_delay)
+        inputs = check(request, limits, self._draw)
         with torch.inference_mode():
             return self._runner.run(inputs)
 

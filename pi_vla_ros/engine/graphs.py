@@ -19,7 +19,7 @@ from torch import Tensor
 from pi_vla_ros.engine.requests import Inputs
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.pi import PiModel, Prefix
-from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 
 BUCKET = 16  # tokens by which captured prompt lengths differ
 WARM_UPS = 2  # runs before a capture: libraries set themselves up on a first call, which cannot be captured
@@ -47,9 +47,14 @@ class CudaGraph:
 
 
 class GraphRunner:
-    """Replays vision, prefix and expert graphs; smaller batches are padded with copies of their first robot."""
+    """Replays vision, prefix and expert graphs; smaller batches are padded with copies of their first robot.
 
-    def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int):
+    Guidance is always part of the expert's graph where it may be asked for: weights of 0 guide nothing. Committed
+    actions have a graph of their own, because a time per action makes other sums of the norms' modulations, and a step
+    without them must not change by a bit.
+    """
+
+    def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int, rtc: str = "off"):
         g = model.geometry
         self._model, self._steps, self._batch = model, steps, max_batch
         self._device = model.action_in_proj.weight.device
@@ -62,16 +67,19 @@ class GraphRunner:
             self._lengths = torch.ones(max_batch, dtype=torch.int64)
             self._noise = torch.zeros(max_batch, g.chunk, g.action_dim)
             self._state = torch.zeros(max_batch, g.action_dim) if g.model == "pi0" else None
-            # always part of the graph: weights of 0 guide nothing
-            self._rtc = Guidance(torch.zeros_like(self._noise), torch.zeros(max_batch, g.chunk))
+            target, weights = torch.zeros_like(self._noise), torch.zeros(max_batch, g.chunk)
+            self._guidance = Guidance(target, weights, torch.zeros(max_batch)) if rtc == "guided" else None
+            delay = torch.zeros(max_batch, dtype=torch.int64)
+            self._committed = Committed(target, delay) if rtc == "trained" else None
         self._marks = [torch.cuda.Event(enable_timing=True) for _ in range(6)]
-        self._captured: dict[int, tuple[CudaGraph, CudaGraph]] = {}
+        self._captured: dict[int, tuple[CudaGraph, CudaGraph, CudaGraph | None]] = {}
         with torch.inference_mode():
             self._vision = CudaGraph.capture(lambda: model.embed_images(self._images.flatten(0, 1)), self._pool)
             for length in [*range(BUCKET, g.prompt_len, BUCKET), g.prompt_len]:
                 self._captured[length] = self._capture(length)
 
-    def _capture(self, length: int) -> tuple[CudaGraph, CudaGraph]:
+    def _capture(self, length: int) -> tuple[CudaGraph, CudaGraph, CudaGraph | None]:
+        """Prefix, expert, and expert with committed actions."""
         model = self._model
 
         def prefix() -> Prefix:
@@ -79,8 +87,12 @@ class GraphRunner:
             return model.prefix(*model.join_prefix(seen, self._cameras, self._ids[:, :length], self._lengths))
 
         before = CudaGraph.capture(prefix, self._pool)
-        inputs = before.output, self._noise, self._state, self._steps, self._rtc
-        return before, CudaGraph.capture(lambda: sample(model, *inputs), self._pool)
+
+        def expert(rtc: Chunking | None) -> CudaGraph:
+            inputs = before.output, self._noise, self._state, self._steps, rtc
+            return CudaGraph.capture(lambda: sample(model, *inputs), self._pool)
+
+        return before, expert(self._guidance), self._committed and expert(self._committed)
 
     def run(self, inputs: Inputs) -> Tensor:
         """A checked request -> actions (B, chunk, action_dim) float32 on the host."""
@@ -93,13 +105,19 @@ class GraphRunner:
         self._write(self._noise, inputs.noise)
         if self._state is not None:
             self._write(self._state, inputs.state)
-        if inputs.rtc is None:
-            self._rtc.weights.zero_()
-        else:
-            self._write(self._rtc.target, inputs.rtc[0])
-            self._write(self._rtc.weights, inputs.rtc[1])
+        rtc = inputs.rtc
+        if isinstance(rtc, Committed):
+            self._write(self._committed.target, rtc.target)
+            self._write(self._committed.delay, rtc.delay)
+        elif rtc is not None:
+            self._write(self._guidance.target, rtc.target)
+            self._write(self._guidance.weights, rtc.weights)
+            self._write(self._guidance.most, rtc.most)
+        elif self._guidance:
+            self._guidance.weights.zero_()
         longest = int(inputs.lang_lens.max())
-        prefix, expert = self._captured[min(length for length in self._captured if length >= longest)]
+        prefix, free, committed = self._captured[min(length for length in self._captured if length >= longest)]
+        expert = committed if isinstance(rtc, Committed) else free
         next(marks).record()
         for graph in (self._vision, prefix, expert):
             graph.graph.replay()

@@ -14,6 +14,8 @@ from pi_vla_ros.engine.requests import PI0Request, PI05Request
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.geometry import Geometry
 
+MAX_STEPS = 50
+
 
 @dataclass(frozen=True)
 class PI05Args:
@@ -26,6 +28,8 @@ class PI05Args:
     max_batch_size:      robots that one step can serve; fixed for the engine's life.
     num_inference_steps: flow steps, 1..50; None takes the checkpoint's.
     cameras:             camera slots of a random model; a checkpoint says its own.
+    rtc_training_max_delay: actions that a chunk may be committed to (training-time real-time chunking); None takes the
+                         checkpoint's, 0 in a random model.
     seed:                of the noise and of random weights.
     """
 
@@ -34,6 +38,7 @@ class PI05Args:
     random_geometry: Geometry | None = None
     max_batch_size: int = 1
     num_inference_steps: int | None = None
+    rtc_training_max_delay: int | None = None
     cameras: int = 3
     seed: int = 0
     vision_params_dtype: torch.dtype | None = None
@@ -44,8 +49,8 @@ class PI05Args:
             raise ValueError(f"{name}: give either checkpoint_dir or random_geometry")
         if self.max_batch_size < 1:
             raise ValueError(f"{name}.max_batch_size: must be at least 1, is {self.max_batch_size}")
-        if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 50:
-            raise ValueError(f"{name}.num_inference_steps: must be 1..50, is {self.num_inference_steps}")
+        if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= MAX_STEPS:
+            raise ValueError(f"{name}.num_inference_steps: must be 1..{MAX_STEPS}, is {self.num_inference_steps}")
         if self.cameras < 1:
             raise ValueError(f"{name}.cameras: must be at least 1, is {self.cameras}")
 

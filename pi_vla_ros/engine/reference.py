@@ -13,7 +13,7 @@ from torch import Tensor
 from pi_vla_ros.engine.requests import Inputs
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.pi import PiModel
-from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc import on_device
 
 
 class ReferenceRunner:
@@ -44,8 +44,7 @@ class ReferenceRunner:
         marks.append(self._now())
         prefix = model.prefix(x, valid)
         marks.append(self._now())
-        rtc = None if inputs.rtc is None else Guidance(*(x.to(self._device) for x in inputs.rtc))
-        actions = sample(model, prefix, noise, state, self._steps, rtc)
+        actions = sample(model, prefix, noise, state, self._steps, on_device(inputs.rtc, self._device))
         marks.append(self._now())
         actions = actions.cpu()
         marks.append(self._now())

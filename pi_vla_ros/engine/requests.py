@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pi_vla_ros.model.geometry import Geometry
+from pi_vla_ros.model.rtc import MAX_GUIDANCE, Chunking, Committed, Guidance
 
 
 class RequestError(ValueError):
@@ -26,9 +28,14 @@ class PI05Request:
     noise:        (B, chunk, action_dim) float32, or None: drawn from `seed`.
     camera_mask:  (B, cameras) bool, or None: all cameras are there.
     seed:         seed of the noise, or None: the engine's own sequence goes on.
-    rtc_target:   (B, chunk, action_dim) float32, or None: no real-time chunking. What the previous chunk says for the
-                  times of this one, model units, 0 where it has ended.
-    rtc_weights:  (B, chunk) float32, with `rtc_target`: how strongly each action is held to it, 0..1.
+    rtc_target:   (B, n, action_dim) float32, or None: no real-time chunking. What the previous chunk says for the times
+                  of this one, model units. Guided: n is the chunk, 0 where the previous one has ended; trained: n is at
+                  least every rtc_delay.
+    rtc_weights:  guided: (B, chunk) float32, how strongly each action is held to the target, 0..1.
+    rtc_max_guidance: guided: the largest factor of a flow step's correction.
+    rtc_delay:    trained: (B,) int64, how many of a robot's first actions are the target's; 0: none.
+
+    Which of the two an engine does is said when it is built: `RuntimeConfig.rtc`.
     """
 
     pixel_values: Tensor
@@ -39,6 +46,8 @@ class PI05Request:
     seed: int | None = None
     rtc_target: Tensor | None = None
     rtc_weights: Tensor | None = None
+    rtc_max_guidance: float = MAX_GUIDANCE
+    rtc_delay: Tensor | None = None
 
     state = None  # π0.5 reads the state from the prompt
 
@@ -56,6 +65,8 @@ class PI0Request:
     seed: int | None = None
     rtc_target: Tensor | None = None
     rtc_weights: Tensor | None = None
+    rtc_max_guidance: float = MAX_GUIDANCE
+    rtc_delay: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +79,23 @@ class Inputs:
     camera_mask: Tensor
     noise: Tensor
     state: Tensor | None
-    rtc: tuple[Tensor, Tensor] | None  # target and weights
+    rtc: Chunking | None
 
 
-def check(request: PI05Request | PI0Request, g: Geometry, cameras: int, max_batch: int, draw) -> Inputs:
+@dataclass(frozen=True)
+class Limits:
+    """What an engine can be asked. rtc: `RuntimeConfig.rtc`; max_delay: the most actions that may be committed."""
+
+    geometry: Geometry
+    cameras: int
+    max_batch: int
+    rtc: str
+    max_delay: int
+
+
+def check(request: PI05Request | PI0Request, limits: Limits, draw) -> Inputs:
     """Validate a request against the engine and fill in what is optional. `draw(batch, seed)` makes the noise."""
+    g, cameras, max_batch = limits.geometry, limits.cameras, limits.max_batch
     images = _tensor("pixel_values", request.pixel_values, torch.float32)
     batch = images.shape[0] if images.ndim else 0
     if not 1 <= batch <= max_batch:
@@ -94,12 +117,46 @@ def check(request: PI05Request | PI0Request, g: Geometry, cameras: int, max_batc
     _floats("noise", noise, (batch, g.chunk, g.action_dim))
     if g.model == "pi0":
         _floats("state", request.state, (batch, g.action_dim))
-    rtc = None
-    if request.rtc_target is not None or request.rtc_weights is not None:
-        _floats("rtc_target", request.rtc_target, (batch, g.chunk, g.action_dim))
-        _floats("rtc_weights", request.rtc_weights, (batch, g.chunk))
-        rtc = request.rtc_target, request.rtc_weights
-    return Inputs(images, ids, lengths, mask, noise, request.state, rtc)
+    return Inputs(images, ids, lengths, mask, noise, request.state, _chunking(request, batch, limits))
+
+
+def _chunking(request: PI05Request | PI0Request, batch: int, limits: Limits) -> Chunking | None:
+    """None where nothing is asked: such a step is an ordinary one to the last bit."""
+    g, target, weights, delay = limits.geometry, request.rtc_target, request.rtc_weights, request.rtc_delay
+    given = [name for name in ("rtc_target", "rtc_weights", "rtc_delay") if getattr(request, name) is not None]
+    if not given:
+        return None
+    foreign = {"off": given, "guided": ["rtc_delay"], "trained": ["rtc_weights"]}[limits.rtc]
+    for name in foreign:
+        if name in given:
+            raise RequestError(
+                f"{name}: this engine was built with RuntimeConfig(rtc='{limits.rtc}'); "
+                f"{'guided or trained' if limits.rtc == 'off' else limits.rtc} real-time chunking is asked for there"
+            )
+    if limits.rtc == "guided":
+        _floats("rtc_target", target, (batch, g.chunk, g.action_dim))
+        _floats("rtc_weights", weights, (batch, g.chunk))
+        if not (math.isfinite(request.rtc_max_guidance) and request.rtc_max_guidance >= 0):
+            raise RequestError(f"rtc_max_guidance: must be 0 or more, is {request.rtc_max_guidance}")
+        return Guidance(target, weights, torch.full((batch,), float(request.rtc_max_guidance)))
+    if target is None:
+        return None
+    _shape("rtc_delay", _tensor("rtc_delay", delay, torch.int64), (batch,))
+    longest = int(delay.max())
+    if longest <= 0:
+        return None
+    if longest > limits.max_delay:
+        raise RequestError(
+            f"rtc_delay: is {longest}; this checkpoint was trained for at most {limits.max_delay} committed actions"
+        )
+    known = _tensor("rtc_target", target, torch.float32).shape[1] if target.ndim == 3 else 0
+    if not longest <= known <= g.chunk:
+        raise RequestError(
+            f"rtc_target: must be ({batch}, {longest} (the longest rtc_delay)..{g.chunk}, {g.action_dim}), "
+            f"is {tuple(target.shape)}"
+        )
+    _floats("rtc_target", target, (batch, known, g.action_dim))
+    return Committed(torch.nn.functional.pad(target, (0, 0, 0, g.chunk - known)), delay)
 
 
 def _tensor(name: str, value, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.model.pi import PiModel, Prefix
-from pi_vla_ros.model.rtc import Guidance, guide
+from pi_vla_ros.model.rtc import Chunking, Committed, Guidance, guide
 
 STEPS = 10
 
@@ -24,14 +24,17 @@ def sample(
     noise: Tensor,
     state: Tensor | None = None,
     steps: int = STEPS,
-    guidance: Guidance | None = None,
+    rtc: Chunking | None = None,
 ) -> Tensor:
     """noise [B, H, A] fp32 -> actions [B, H, A] fp32, in model units. x_t stays fp32 whatever the model runs in."""
-    x = noise
+    committed = rtc if isinstance(rtc, Committed) else None
+    x = committed.hold(noise) if committed else noise
     for t in times(steps):
-        time = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+        time = committed.times(t) if committed else torch.full((len(x),), t, dtype=torch.float32, device=x.device)
         velocity = model.velocity(prefix, x, time, state)
-        if guidance is not None:
-            velocity = guide(velocity, x, t, guidance)
+        if isinstance(rtc, Guidance):
+            velocity = guide(velocity, x, t, rtc)
         x = x - velocity / steps
+        if committed:
+            x = committed.hold(x)
     return x

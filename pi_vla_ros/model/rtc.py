@@ -5,30 +5,61 @@
 Guided (arXiv 2506.07339, as LeRobot computes it, with the identity for the network's Jacobian): in every flow step the
 velocity is corrected towards the previous chunk, strongly where actions will be executed before the new chunk can
 take over, less and less after.
+
+Trained (arXiv 2512.05964, π0.5 only): the actions that will be executed before the new chunk can take over *are* those
+of the previous one: they stand at flow time 0 from the start, beside the others at time t. The model was trained so.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 Schedule = Literal["zeros", "ones", "linear", "exp"]
-SCHEDULES: tuple[Schedule, ...] = ("zeros", "ones", "linear", "exp")
 MAX_GUIDANCE = 10.0
 
 
 @dataclass(frozen=True)
 class Guidance:
     """target: [B, H, A] the previous chunk in model units, aligned with the new one, 0 where it has ended;
-    weights: [B, H], 0 where nothing is asked."""
+    weights: [B, H], 0 where nothing is asked; most: [B], the largest `strength`."""
 
     target: Tensor
     weights: Tensor
-    most: float = MAX_GUIDANCE
+    most: Tensor
+
+
+@dataclass(frozen=True)
+class Committed:
+    """target: [B, H, A] as above; delay: [B] int, how many of a robot's first actions are the target's."""
+
+    target: Tensor
+    delay: Tensor
+
+    @property
+    def held(self) -> Tensor:
+        """[B, H] bool: the actions that are the target's."""
+        return torch.arange(self.target.shape[1], device=self.delay.device) < self.delay[:, None]
+
+    def hold(self, x: Tensor) -> Tensor:
+        """x [B, H, A] with the committed actions in it."""
+        return torch.where(self.held[..., None], self.target, x)
+
+    def times(self, t: float) -> Tensor:
+        """Flow time of every action, [B, H]: `t`, and 0 where it is committed."""
+        return (~self.held).float() * t
+
+
+Chunking = Guidance | Committed
+
+
+def on_device(rtc: Chunking | None, device: torch.device) -> Chunking | None:
+    return rtc and type(rtc)(**{f.name: getattr(rtc, f.name).to(device) for f in fields(rtc)})
 
 
 def schedule_weights(schedule: Schedule, delay: int, end: int, horizon: int) -> np.ndarray:
@@ -46,19 +77,19 @@ def schedule_weights(schedule: Schedule, delay: int, end: int, horizon: int) -> 
     return np.where(i < start, 1.0, np.where(i < end, ramp, 0.0))
 
 
-def strength(t: float, most: float = MAX_GUIDANCE) -> float:
-    """How strongly flow time t (1 noise, 0 action) is guided; `most` where the formula runs to infinity."""
+def strength(t: float) -> float:
+    """How strongly flow time t (1 noise, 0 action) is guided, before `Guidance.most` bounds it: infinite at 1."""
     tau = 1.0 - t
     if tau == 0.0:
-        return most
+        return math.inf
     if tau == 1.0:
         return 0.0
     spread = ((1 - tau) ** 2 + tau**2) / (1 - tau) ** 2
-    return min((1 - tau) / tau * spread, most)
+    return (1 - tau) / tau * spread
 
 
 def guide(velocity: Tensor, x: Tensor, t: float, guidance: Guidance) -> Tensor:
     """velocity, x: [B, H, A] at flow time t -> the corrected velocity."""
     ending = x - t * velocity
     error = (guidance.target - ending) * guidance.weights[..., None]
-    return velocity - strength(t, guidance.most) * error
+    return velocity - guidance.most.clamp(max=strength(t))[:, None, None] * error

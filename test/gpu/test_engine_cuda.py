@@ -41,9 +41,9 @@ def full_fp32():
 def engine(model, target, graph=True, dtype=torch.float32):
     args = ARGS[model](random_geometry=tiny(model, chunk=7, prompt_len=40), max_batch_size=3, seed=3)
     if target == "cuda":  # the random weights of the CPU engine: a generator's numbers differ between devices
-        config = EngineConfig(DeviceConfig("cuda", params_dtype=dtype), RuntimeConfig(graph, fused=False))
-        return Engine(EngineArgs(model, args, config))
-    return Engine(EngineArgs(model, args))
+        runtime = RuntimeConfig(graph, fused=False, rtc="guided")
+        return Engine(EngineArgs(model, args, EngineConfig(DeviceConfig("cuda", params_dtype=dtype), runtime)))
+    return Engine(EngineArgs(model, args, EngineConfig(runtime=RuntimeConfig(rtc="guided"))))
 
 
 def same_weights(source, target):
@@ -111,7 +111,7 @@ def test_the_fused_engine_is_near_too(model):
             a, b = cpu.step(r), fused.step(r)
             assert (a - b).norm() / a.norm() < 5e-2
         assert set(fused.stage_ms) == {"vision", "prefix", "expert", "copies"}
-        with pytest.raises(RequestError, match="fused=False"):
+        with pytest.raises(RequestError, match="built with RuntimeConfig"):
             fused.step(request(model, 1, 1))
 
 
