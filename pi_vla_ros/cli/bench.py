@@ -26,7 +26,7 @@ from pi_vla_ros.model.geometry import PI0, PI05, Geometry
 try:
     from pi_vla_ros.engine.fused import autotune
     from pi_vla_ros.engine.fused.runner import FusedRunner
-    from pi_vla_ros.engine.fused.tuning import tuning_for
+    from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 except ModuleNotFoundError:  # Triton comes with PyTorch's CUDA builds only; main says what is missing
     autotune = FusedRunner = tuning_for = None
 
@@ -89,7 +89,7 @@ def build(args: argparse.Namespace, device: torch.device) -> FusedRunner:
         model = load_model(load_checkpoint(args.checkpoint), torch.bfloat16, device=device)
     else:
         model = autotune.blank_model(geometry_of(args), device, torch.bfloat16)
-    tuning = replace(tuning_for(torch.cuda.get_device_name(device)), resident=not args.no_resident)
+    tuning = replace(tuning_for(device, args.batch), resident=not args.no_resident)
     return FusedRunner(model, cameras=args.views, max_batch=args.batch, steps=args.steps, tune=tuning)
 
 
@@ -203,7 +203,7 @@ def profile(runner: FusedRunner, asked, path: Path) -> None:
 
 def tune(args: argparse.Namespace) -> int:
     device, g = torch.device("cuda"), geometry_of(args)
-    start = replace(tuning_for(torch.cuda.get_device_name(device)), resident=False)
+    start = replace(tuning_for(device, args.batch), resident=False)
     autotune.compile_candidates(g, start, args.prompt_len, tuple(autotune.CANDIDATES), torch.get_num_threads())
     bench = autotune.Bench(autotune.blank_model(g, device, torch.bfloat16), start, args.prompt_len, args.views)
     with torch.no_grad():

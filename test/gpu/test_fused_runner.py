@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 from pi_vla_ros.engine.fused.autotune import blank_model
 from pi_vla_ros.engine.fused.runner import FusedRunner
+from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import PI0, PI05
 
@@ -63,9 +64,7 @@ def test_full_size(name, chunk, steps, resident):
     ]
     wants = [reference(exact, r, steps) for r in cases]
     del exact
-    from pi_vla_ros.engine.fused.tuning import tuning_for
-
-    tune = replace(tuning_for(torch.cuda.get_device_name()), resident=resident)
+    tune = replace(tuning_for(CUDA, 1), resident=resident)
     runner = FusedRunner(model, cameras=3, max_batch=1, steps=steps, tune=tune)
     first = [runner.run(r) for r in cases]
     for got, want in zip(first, wants, strict=True):

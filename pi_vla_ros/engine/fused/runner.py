@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
-from pi_vla_ros.engine.fused.tuning import tuning_for
+from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.pi import PiModel
@@ -32,7 +32,7 @@ class FusedRunner:
         self._cuda = device.type == "cuda"
         pdl = chained(device) if pdl is None else pdl
         if tune is None:
-            tune = tuning_for(torch.cuda.get_device_name(device) if self._cuda else "cpu")
+            tune = tuning_for(device, max_batch)
         self._cameras, self._batch = cameras, max_batch
         self._prompt = -(-g.prompt_len // BUCKET) * BUCKET
         longest = cameras * g.vision.tokens + self._prompt

@@ -1,10 +1,13 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Which tiles the kernels use. The defaults are right anywhere; a table overrides them on GPUs that were measured."""
+"""Which tiles the kernels use: the defaults run on every GPU of their capability, SHIPPED has what was found better.
+
+What `bench --tune` finds on a machine is kept on its disk (tuning_cache.py).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pi_vla_ros.kernels.linear import Tile
 
@@ -23,7 +26,8 @@ class AttentionTile:
 
 @dataclass(frozen=True)
 class Tuning:
-    """One tile a product that is ours; the vision tower's four and the prefix MLP's go through the library. What writes the residual stream also fixes how many partial row sums its reader adds."""
+    """One tile a product that is ours; the vision tower's four and the prefix MLP's go through the library. What writes
+    the residual stream also fixes how many partial row sums its reader adds."""
 
     patches: Tile = Tile(128, 64, 32, 3, 4)
     vision_attention: AttentionTile = AttentionTile(128, 64, 2, 4)
@@ -42,9 +46,17 @@ class Tuning:
     ahead: bool = False  # the expert's weights are asked into the L2 cache one product ahead
 
 
+# bytes of shared memory that a program may have, by compute capability (CUDA programming guide, "Compute Capabilities")
+SHARED_MEMORY = {
+    80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10,
+    100: 227 << 10, 103: 227 << 10, 110: 227 << 10, 120: 99 << 10, 121: 99 << 10,
+}  # fmt: skip
 DEFAULT = Tuning()
-TABLES: dict[str, Tuning] = {
-    "NVIDIA H200": Tuning(
+SMALL = replace(DEFAULT, prefix_attention=AttentionTile(64, 32, 2, 4))  # fits 99 KiB
+
+# (GPU, robots): found by `bench --tune` with that many robots; an engine takes the next smaller number of robots
+SHIPPED: dict[tuple[str, int], Tuning] = {
+    ("NVIDIA H200", 1): Tuning(
         vision_attention=AttentionTile(128, 64, 3, 8),
         projector=Tile(64, 128, 64, 4, 4),
         prefix_attention=AttentionTile(64, 64, 3, 4),
@@ -56,5 +68,6 @@ TABLES: dict[str, Tuning] = {
 }
 
 
-def tuning_for(gpu: str) -> Tuning:
-    return TABLES.get(gpu, DEFAULT)
+def default_for(capability: int) -> Tuning:
+    """Tiles for any GPU of a compute capability (86 for sm_86); one that is not known is taken to be a small one."""
+    return DEFAULT if SHARED_MEMORY.get(capability, 0) > SHARED_MEMORY[86] else SMALL
