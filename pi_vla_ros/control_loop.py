@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from pi_vla_ros.control.motion import MotionController, State
 from pi_vla_ros.control.planner import Plan
 from pi_vla_ros.control.tracking import TrackingGuard
@@ -23,7 +25,7 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, seconds
 
 CLOCK_BACK, CLOCK_AHEAD = 0.5, 5.0  # s that the ROS clock may step between two ticks
-DELAYS = 30  # measured delays of which the longest is expected of the next inference
+DELAYS = 30  # measured delays that the expectation of the next one goes by
 
 
 class Takes(Protocol):
@@ -182,7 +184,7 @@ class ControlLoop:
         if not refused:
             self._executed = chunk
             self._delays.append(self._now() + self._robot.motion.margin - chunk.stamp)
-            self._delay = max(self._delays)
+            self._delay = float(np.percentile(self._delays, self._robot.motion.rtc_delay_percentile))
         telemetry.inferences += 1
         telemetry.stage_ms = chunk.stage_ms
         telemetry.inference_ms = 1e3 * (inferred - self._submitted)
