@@ -23,6 +23,7 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation, seconds
 
 THUMBNAIL = 320  # pixels wide
+LIMITS = ("position", "velocity", "acceleration", "jerk")  # in the order of the counters
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Evaluation:
 
     def _why_nothing(self) -> str:
         twin = self._twin
-        if twin.telemetry.inferences:
+        if self._log.at:
             return f"no prediction could be compared: no {self._source.commands} at the times of the actions"
         reasons = "; ".join(f"{why} ({count}): {twin.details().get(why, '')}" for why, count in twin.reasons().items())
         topics = ", ".join(f"{slot} is {camera.topic}" for slot, camera in self._robot.cameras.items())
@@ -159,7 +160,7 @@ class Evaluation:
             "duration_s": number((self._source.end - self._source.start) / NANO),
             "prompt": twin.prompt,
             "ticks": twin.telemetry.ticks,
-            "inferences": twin.telemetry.inferences,
+            "inferences": len(log.at),
             "compared": self._errors.compared,
             "assumed_delay_ms": number(1e3 * self._delays[0]),
             "busy_ticks": twin.telemetry.deadline_misses,
