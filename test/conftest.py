@@ -1,8 +1,14 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests need: tiny checkpoints, made once."""
+"""What several tests need: tiny checkpoints, made once. Without a GPU, Triton's kernels run in its interpreter."""
+
+import os
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before the first kernel is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from pi_vla_ros.robot import load_robot
 

@@ -1,0 +1,379 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel beside the PyTorch function that it equals: run by the interpreter on the CPU
+(test_kernels_each.py) and on a GPU (gpu/test_kernels_cuda.py).
+
+A case runs a kernel on random inputs and returns (name, what it gave, what it should give in fp32). Sizes are odd or
+just around a tile's edge. Inputs stand in front of NaNs and results between NaNs (`Guard`): what reads or writes
+outside its rows is found out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pi_vla_ros.kernels.attention import attention, split_attention
+from pi_vla_ros.kernels.embed import patches, text
+from pi_vla_ros.kernels.flow_loop import chunks_kernel, tiles
+from pi_vla_ros.kernels.geglu import geglu, row_sums
+from pi_vla_ros.kernels.heads import turn
+from pi_vla_ros.kernels.layer_norm import layer_norm
+from pi_vla_ros.kernels.linear import Stats, Tile, linear
+from pi_vla_ros.kernels.qkv import paired, qkv, rope_tables
+from pi_vla_ros.kernels.residual import residual
+from pi_vla_ros.kernels.vision_attention import vision_attention
+
+EPS = 1e-6
+Results = list[tuple[str, Tensor, Tensor]]
+
+
+@dataclass
+class Bench:
+    """Makes inputs of one device and dtype; `check` also looks at what had to stay untouched."""
+
+    device: torch.device
+    dtype: torch.dtype
+    pdl: bool = False
+    seed: int = 0
+    _guards: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self):
+        self._rng = torch.Generator().manual_seed(self.seed)
+
+    def randn(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Random numbers with NaN behind them, in the kernels' dtype."""
+        t = self._behind(shape, dtype or self.dtype)
+        return t.copy_(torch.randn(shape, generator=self._rng))
+
+    def ints(self, values: list[int]) -> Tensor:
+        return torch.tensor(values, device=self.device, dtype=torch.int32)
+
+    def room(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """For a result: NaN, with rows of NaN before and behind that have to stay so."""
+        whole = torch.full((shape[0] + 2, *shape[1:]), float("nan"), device=self.device, dtype=dtype or self.dtype)
+        self._guards += [whole[0], whole[-1]]
+        return whole[1:-1]
+
+    def stats(self, x: Tensor, parts: int) -> Stats:
+        """Σx² of the rows of x, in `parts` uneven parts."""
+        square = x.float().square().sum(-1)
+        shares = torch.rand(parts, len(x), generator=self._rng).to(self.device) + 0.1
+        return Stats(square * shares / shares.sum(0), x.shape[1])
+
+    def check(self, results: Results, tolerance: float) -> None:
+        for name, got, want in results:
+            error = (got.double() - want.double()).norm() / want.double().norm()
+            assert error < tolerance, f"{name}: relative error {error:.1e}"  # NaN fails, too
+        for edge in self._guards:
+            assert edge.isnan().all(), "written outside the result"
+
+    def _behind(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        whole = torch.full((shape[0] + 3, *shape[1:]), float("nan"), device=self.device, dtype=dtype)
+        return whole[: shape[0]]
+
+
+def normed(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
+
+
+def gated(y: Tensor) -> Tensor:
+    """gate and up in turn"""
+    return F.gelu(y[:, 0::2], approximate="tanh") * y[:, 1::2]
+
+
+def linear_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, norm=False, bias=False, geglu=False,
+                repeat: int = 0, sums=False) -> Results:  # fmt: skip
+    """repeat: the residual has this many rows."""
+    a, w = b.randn(m, k), b.randn(n, k)
+    columns = n // 2 if geglu else n
+    out = b.room(m, columns)
+    add = b.randn(n, dtype=torch.float32) if bias else None
+    rest = b.randn(repeat, columns, dtype=torch.float32) if repeat else None
+    stats_out = Stats(b.room(-(-n // tile.bn), m, dtype=torch.float32), n) if sums else None
+    linear(a, w, out, tile, pdl=b.pdl, stats_in=b.stats(a, 3) if norm else None, bias=add, geglu=geglu, residual=rest,
+           residual_rows=repeat or 1 << 30, stats_out=stats_out)  # fmt: skip
+    y = (normed(a.float()) if norm else a.float()) @ w.float().T
+    y = y + add if bias else y
+    y = gated(y) if geglu else y
+    y = y + rest[torch.arange(m) % repeat] if repeat else y
+    results = [("product", out, y)]
+    if sums:
+        results.append(("row sums", stats_out.buffer.sum(0), y.square().sum(-1)))
+    return results
+
+
+def images_case(b: Bench, images: int, rows: int, apart: int, n: int, k: int, tile: Tile) -> Results:
+    """The projector's layout: images of `rows` rows go to places `apart` rows apart."""
+    a, w = b.randn(images * rows, k), b.randn(n, k)
+    out = b.room(images * apart, n)
+    stats = Stats(b.room(-(-n // tile.bn), images * apart, dtype=torch.float32), n)
+    linear(a, w, out, tile, pdl=b.pdl, stats_out=stats, image_rows=rows, image_stride=apart)
+    y = (a.float() @ w.float().T).unflatten(0, (images, rows))
+    there = out.unflatten(0, (images, apart))
+    assert there[:, rows:].isnan().all(), "written between the images"
+    sums = stats.buffer.sum(0).unflatten(0, (images, apart))[:, :rows]
+    return [("product", there[:, :rows], y), ("row sums", sums, y.square().sum(-1))]
+
+
+def qkv_case(b: Bench, robots: int, tokens: int, heads: int, d: int, k: int, tile: Tile, *, starts=None,
+             bias=False) -> Results:  # fmt: skip
+    m, n, key_rows = robots * tokens, (heads + 2) * d, tokens + 9
+    x, plain = b.randn(m, k), b.randn(n, k)
+    w = torch.cat([paired(plain[: (heads + 1) * d], d), plain[(heads + 1) * d :]])
+    add = b.randn(n, dtype=torch.float32) if bias else None
+    q, keys, values = b.room(m, heads * d), b.room(robots, key_rows, d), b.room(robots, key_rows, d)
+    rope = rope_tables(key_rows, d, b.device)
+    qkv(x, w, b.stats(x, 2), rope, q, keys, values, tokens, tile, pdl=b.pdl, bias=add,
+        start=None if starts is None else b.ints(starts))  # fmt: skip
+    y = normed(x.float()) @ w.float().T
+    y = (y + add if bias else y).view(robots, tokens, heads + 2, d)
+    results = []
+    for robot, first in enumerate(starts or [0] * robots):
+        own = slice(first, first + tokens)
+        cos, sin = (t[own, None] for t in rope)
+        y1, y2 = y[robot, :, :-1, 0::2], y[robot, :, :-1, 1::2]
+        turned = torch.stack([y1 * cos - y2 * sin, y2 * cos + y1 * sin], -1).flatten(-2)
+        results += [
+            ("queries", q.view(robots, tokens, heads, d)[robot], turned[:, :-1]),
+            ("keys", keys[robot, own], turned[:, -1]),
+            ("values", values[robot, own], y[robot, :, -1]),
+        ]
+        for cache in (keys, values):
+            assert cache[robot, :first].isnan().all() and cache[robot, first + tokens :].isnan().all()
+    return results
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    score = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(~seen, float("-inf"))
+    return score.softmax(-1) @ v
+
+
+def attention_case(b: Bench, lengths: list[int], rows: int, d: int, key_rows: int, bm: int, bk: int) -> Results:
+    robots = len(lengths)
+    q = b.randn(robots, rows, d)
+    keys, values = (b.randn(robots, key_rows, d) for _ in range(2))
+    for robot, length in enumerate(lengths):
+        keys[robot, length:] = values[robot, length:] = float("nan")
+    out = b.room(robots, rows, d)
+    attention(q, keys, values, out, b.ints(lengths), bm=bm, bk=bk, stages=2, warps=4, pdl=b.pdl)
+    results = []
+    for r, n in enumerate(lengths):
+        everything = torch.ones(rows, n, dtype=torch.bool, device=b.device)
+        want = attended(q[r].float(), keys[r, :n].float(), values[r, :n].float(), everything)
+        results.append((f"robot {r}", out[r], want))
+    return results
+
+
+def split_case(b: Bench, starts: list[int], tokens: int, heads: int, d: int, bm: int, bk: int, blocks: int,
+               state: bool) -> Results:  # fmt: skip
+    robots, rows, longest = len(starts), tokens * heads, max(starts) + tokens
+    key_rows = longest + 5
+    q = b.randn(robots, rows, d)
+    keys, values = (b.randn(robots, key_rows, d) for _ in range(2))
+    for robot, start in enumerate(starts):
+        keys[robot, start + tokens :] = values[robot, start + tokens :] = float("nan")
+    out = b.room(robots, rows, d)
+    pieces = -(-longest // (bk * blocks))
+    answers, weights = b.room(pieces, robots * rows, d), b.room(pieces, robots * rows, dtype=torch.float32)
+    split_attention(q, keys, values, out, b.ints(starts), heads, longest, answers, weights, bm=bm, bk=bk, blocks=blocks,
+                    warps=4, join_rows=4, state=state, pdl=b.pdl)  # fmt: skip
+    results = []
+    for r, start in enumerate(starts):
+        n = start + tokens
+        key, token = torch.arange(n, device=b.device)[None], torch.arange(rows, device=b.device)[:, None] // heads
+        seen = (key <= start) | (token > 0) if state else key >= 0
+        want = attended(q[r].float(), keys[r, :n].float(), values[r, :n].float(), seen.expand(rows, n))
+        results.append((f"robot {r}", out[r], want))
+    return results
+
+
+def chunks_case(b: Bench, layers: int, length: int, key_rows: int, d: int) -> Results:
+    """The resident flow loop's layout of a prefix: see flow_loop.py; what is no key is 0."""
+    chunks = -(-key_rows // 64)
+    keys, values = (b.randn(layers, key_rows, d) for _ in range(2))
+    keys[:, length:] = values[:, length:] = float("nan")
+    to_keys, to_values = (b.room(layers, chunks, 64 * d) for _ in range(2))
+    chunks_kernel[(chunks, layers)](
+        keys, values, to_keys, to_values, b.ints([length]), keys.stride(0), chunks, d, b.pdl, launch_pdl=b.pdl
+    )  # fmt: skip
+    results = []
+    for layer in range(layers):
+        rest = (0, 0, 0, 64 * chunks - length)
+        k, v = (F.pad(t[layer, :length], rest) for t in (keys, values))
+        results.append(("keys", to_keys[layer], tiles(k, 64).reshape(chunks, -1)))
+        turned = tiles(v.unflatten(0, (chunks, 64)).mT.reshape(chunks * d, 64).contiguous(), 64)
+        results.append(("values", to_values[layer], turned.reshape(chunks, -1)))
+    return results
+
+
+def vision_attention_case(b: Bench, images: int, tokens: int, heads: int, d: int, bm: int, bk: int) -> Results:
+    packed, out = b.randn(images * tokens, 3 * heads * d), b.room(images * tokens, heads * d)
+    vision_attention(packed, out, tokens, heads, bm=bm, bk=bk, stages=2, warps=4, pdl=b.pdl)
+    parts = packed.float().view(images, tokens, 3, heads, d).permute(2, 0, 3, 1, 4)
+    want = F.scaled_dot_product_attention(*parts.unbind()).transpose(1, 2)
+    return [("answer", out, want.reshape(out.shape))]
+
+
+def geglu_case(b: Bench, m: int, n: int, parts: int) -> Results:
+    x, y, out = b.randn(m, 24), b.randn(m, 2 * n), b.room(m, n)
+    geglu(y, out, b.stats(x, parts), pdl=b.pdl)
+    scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + EPS)
+    gate, up = (y.float() * scale).chunk(2, -1)
+    return [("gated", out, F.gelu(gate, approximate="tanh") * up)]
+
+
+def row_sums_case(b: Bench, m: int, n: int) -> Results:
+    x, stats = b.randn(m, n), Stats(b.room(1, m, dtype=torch.float32), n)
+    row_sums(x, stats, pdl=b.pdl)
+    return [("sums", stats.buffer[0], x.float().square().sum(-1))]
+
+
+def residual_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, gate: bool, before: bool) -> Results:
+    a, w = b.randn(m, k), b.randn(n, k)
+    x, h = b.room(m, n, dtype=torch.float32), b.room(m, n)
+    given = b.randn(m, n, dtype=torch.float32)
+    factors = [b.randn(n, dtype=torch.float32) if gate else None for _ in range(2)]
+    if not before:
+        x.copy_(given)
+    tiles_m, tiles_n = -(-m // tile.bm), -(-n // tile.bn)
+    stats = Stats(b.room(tiles_n, m, dtype=torch.float32), n)
+    workspace = b.room(tiles_m * tiles_n * tile.split, tile.bm * tile.bn, dtype=torch.float32)
+    arrived = torch.zeros(tiles_m * tiles_n, dtype=torch.int32, device=b.device)
+    residual(a, w, x, h, *factors, stats, workspace, arrived, tile, pdl=b.pdl, before=given if before else None)
+    assert not arrived.any(), "the counters must be left as zeros"
+    added = a.float() @ w.float().T
+    want = given + (added * factors[0] if gate else added)
+    scaled = want * (1 + factors[1]) if gate else want
+    return [("x", x, want), ("h", h, scaled), ("row sums", stats.buffer.sum(0), want.square().sum(-1))]
+
+
+def turn_case(b: Bench, robots: int, actions: int, width: int, dim: int, *, state: int, leave: bool,
+              enter: str | None) -> Results:  # fmt: skip
+    """enter: None, "adaptive" (π0.5) or "silu" (π0)."""
+    fp32 = {"dtype": torch.float32}
+    tokens, n = actions + state, robots * actions
+    x_t, before = b.randn(n, dim, **fp32), b.randn(robots * tokens, width, **fp32)
+    out_w, out_b = b.randn(dim, width, **fp32), b.randn(dim, **fp32)
+    in_w, in_b, scale = b.randn(width, dim, **fp32), b.randn(width, **fp32), b.randn(width, **fp32)
+    rows, h = b.room(robots * tokens, width, **fp32), b.room(robots * tokens, width)
+    stats = Stats(b.room(2, robots * tokens, **fp32), width)
+    want = x_t.clone()
+    own = torch.arange(robots * tokens, device=b.device).view(robots, tokens)[:, state:].flatten()
+    if leave:
+        want += normed(before[own]) @ out_w.T + out_b
+    adaptive = enter == "adaptive"
+    turn(x_t, pdl=b.pdl, tokens=tokens, state=state, leave=(before, out_w, out_b) if leave else None,
+         enter=(rows, h if adaptive else None, in_w, in_b) if enter else None, stats=stats if adaptive else None,
+         scale=scale if adaptive else None, silu=enter == "silu")  # fmt: skip
+    results = [("x_t", x_t, want)]
+    if enter:
+        y = want @ in_w.T + in_b
+        y = F.silu(y) if enter == "silu" else y
+        results.append(("rows", rows[own], y))
+        if state:
+            assert rows.view(robots, tokens, width)[:, 0].isnan().all(), "the state's row is not the actions'"
+    if adaptive:
+        results += [("h", h[own], y * (1 + scale)), ("sums", stats.buffer.sum(0)[own], y.square().sum(-1))]
+    return results
+
+
+def patches_case(b: Bench, images: int, size: int, patch: int, *, frames: bool) -> Results:
+    if frames:
+        pixels = torch.randint(256, (images, size, size, 3), dtype=torch.uint8).to(b.device)
+        values = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    else:
+        values = pixels = b.randn(images, 3, size, size, dtype=torch.float32)
+    out = b.room(images * (size // patch) ** 2, 3 * patch * patch + 4, dtype=torch.float32)
+    patches(pixels, out, patch, pdl=b.pdl)
+    want = F.unfold(values, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    assert out[:, -4:].isnan().all(), "the padding is not the kernel's"
+    return [("patches", out[:, :-4], want)]
+
+
+def text_case(b: Bench, robots: int, length: int, count: int, width: int, vocab: int, first: int) -> Results:
+    tokens = torch.randint(vocab, (robots, length)).to(b.device)
+    table, share = b.randn(vocab, width), first + count
+    out, stats = b.room(robots * share, width), Stats(b.room(3, robots * share, dtype=torch.float32), width)
+    text(tokens, count, table, out, share, first, stats, pdl=b.pdl)
+    want = table[tokens[:, :count]].float() * width**0.5
+    there = out.view(robots, share, width)
+    assert there[:, :first].isnan().all(), "the cameras' rows are not the text's"
+    sums = stats.buffer.sum(0).view(robots, share)[:, first:]
+    return [("rows", there[:, first:], want), ("sums", sums, want.square().sum(-1))]
+
+
+def layer_norm_case(b: Bench, m: int, width: int) -> Results:
+    x, h = b.randn(m, width), b.room(m, width)
+    shift, weight, bias = (b.randn(width, dtype=torch.float32) for _ in range(3))
+    layer_norm(x, h, shift, weight, bias, pdl=b.pdl)
+    return [("h", h, F.layer_norm(x.float() + shift, (width,), weight, bias, EPS))]
+
+
+SMALL = Tile(16, 32, 16, 2, 4)
+CASES = {
+    # around the edge of a tile in every direction, and one row
+    **{
+        f"linear {m}x{n}x{k}": (linear_case, (m, n, k, SMALL), {})
+        for m, n, k in ((1, 32, 16), (16, 32, 16), (17, 33, 24), (15, 31, 40), (33, 65, 48))
+    },
+    "linear norm": (linear_case, (19, 40, 56, SMALL), {"norm": True}),
+    "linear bias": (linear_case, (19, 41, 56, SMALL), {"bias": True}),
+    "linear norm bias geglu": (linear_case, (18, 72, 24, SMALL), {"norm": True, "bias": True, "geglu": True}),
+    "linear residual sums": (linear_case, (35, 50, 24, SMALL), {"repeat": 7, "bias": True, "sums": True}),
+    "linear images": (images_case, (3, 9, 14, 40, 24, SMALL), {}),
+    "linear images, one": (images_case, (1, 16, 16, 32, 16, SMALL), {}),
+    "qkv prefix": (qkv_case, (2, 11, 3, 16, 40, SMALL), {}),
+    "qkv expert": (qkv_case, (2, 7, 2, 32, 24, SMALL), {"starts": [9, 1], "bias": True}),
+    "qkv one token, tile across heads": (qkv_case, (1, 1, 1, 16, 16, Tile(16, 64, 16, 2, 4)), {"starts": [3]}),
+    "attention edges": (attention_case, ([1, 16, 17, 31], 10, 16, 32, 16, 16), {}),
+    "attention, d 24": (attention_case, ([23], 33, 24, 23, 32, 16), {}),
+    **{
+        f"split attention {blocks} {state}": (split_case, ([0, 13, 29], 5, 3, 16, 16, 16, blocks, state), {})
+        for blocks in (1, 2)
+        for state in (False, True)
+    },
+    "chunks": (chunks_case, (2, 70, 200, 128), {}),
+    "chunks, whole": (chunks_case, (1, 128, 128, 64), {}),
+    "vision attention": (vision_attention_case, (2, 19, 3, 24, 16, 16), {}),
+    "vision attention, whole tiles": (vision_attention_case, (1, 32, 2, 16, 16, 16), {}),
+    "geglu": (geglu_case, (5, 37, 3), {}),
+    "geglu, more than a block": (geglu_case, (2, 2056, 1), {}),
+    "row sums": (row_sums_case, (7, 45), {}),
+    **{
+        f"residual split {split}": (
+            residual_case,
+            (19, 40, 8 * 9, Tile(16, 32, 16, 2, 4, split)),
+            {"gate": split != 2, "before": split == 2},
+        )
+        for split in (1, 2, 3, 4)
+    },
+    **{
+        f"turn state {state} {leave} {enter}": (
+            turn_case,
+            (2, 5, 40, 7),
+            {"state": state, "leave": leave, "enter": enter},
+        )
+        for state, leave, enter in (
+            (0, False, "adaptive"),
+            (0, True, "adaptive"),
+            (0, True, None),
+            (1, False, "silu"),
+            (1, True, "silu"),
+            (1, True, None),
+        )
+    },
+    "turn, more than a block": (turn_case, (1, 3, 300, 32), {"state": 0, "leave": True, "enter": "adaptive"}),
+    "patches": (patches_case, (2, 28, 14), {"frames": False}),
+    "patches of frames": (patches_case, (3, 42, 14), {"frames": True}),
+    "text": (text_case, (2, 9, 6, 40, 50, 11), {}),
+    "layer norm": (layer_norm_case, (5, 72), {}),
+}
+
+
+def run_case(name: str, bench: Bench, tolerance: float) -> None:
+    case, sizes, options = CASES[name]
+    bench.check(case(bench, *sizes, **options), tolerance)
