@@ -107,6 +107,23 @@ def test_lead_shifts_the_commands_ahead_of_the_policys_time():
     assert position[0, 0] == pytest.approx(0.35)
 
 
+def test_a_quintic_is_exact_for_a_polynomial_of_degree_five():
+    t, fine = 0.1 * np.arange(9), np.linspace(0, 0.8, 33)
+    chunk = ActionChunk((t**5 - t**3)[:, None] * np.ones(2), stamp=0.0, dt=0.1)
+    position, rate = Reference(chunk, [joint(interpolation="quintic"), joint()]).at(fine)
+    np.testing.assert_allclose(position[:, 0], fine**5 - fine**3, atol=1e-12)
+    np.testing.assert_allclose(rate[:, 0], 5 * fine**4 - 3 * fine**2, atol=1e-11)
+    assert np.abs(position[:, 1] - position[:, 0]).max() > 1e-5  # a cubic is not
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3, 4, 5, 6])
+def test_a_short_chunk_has_a_lower_degree(horizon):
+    actions = np.linspace(0, 1, horizon)[:, None]
+    at = 0.1 * np.arange(horizon)
+    position, _ = Reference(ActionChunk(actions, 0.0, 0.1), [joint(interpolation="quintic")]).at(at)
+    np.testing.assert_allclose(position, actions, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["monotone", "linear", "hold"])
 def test_grippers_do_not_overshoot(kind):
     """0, 0, 1, 1: a cubic spline swings below 0 and above 1; these do not, and they pass through the actions."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.interpolate import CubicSpline, PchipInterpolator, make_interp_spline
 
 from pi_vla_ros.robot import Joint
 from pi_vla_ros.types import ActionChunk
@@ -67,6 +67,13 @@ def _monotone(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.
     return curve(t), curve(t, 1)
 
 
+def _quintic(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Continuous up to the fourth derivative; of a lower degree where a chunk has fewer than six actions."""
+    degree = min(5, 2 * (len(times) // 2) - 1)
+    curve = make_interp_spline(times, values, k=degree)
+    return curve(t), curve(t, 1)
+
+
 def _linear(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     segment = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
     return np.interp(t, times, values), (np.diff(values) / np.diff(times))[segment]
@@ -78,4 +85,4 @@ def _hold(times: np.ndarray, values: np.ndarray, t: np.ndarray) -> tuple[np.ndar
     return values[at], np.zeros_like(t)
 
 
-_INTERPOLATION = {"monotone": _monotone, "linear": _linear, "hold": _hold}
+_INTERPOLATION = {"quintic": _quintic, "monotone": _monotone, "linear": _linear, "hold": _hold}
