@@ -9,7 +9,8 @@ import torch
 from pi_vla_ros.checkpoint import random_model
 from pi_vla_ros.model.flow import sample, times
 from pi_vla_ros.model.geometry import tiny
-from pi_vla_ros.model.rtc import Committed, Guidance, guide, schedule_weights, strength
+from pi_vla_ros.model.rtc import Committed, Guidance, guide
+from pi_vla_ros.model.rtc_schedule import schedule_weights, strength
 
 MOST = torch.tensor([10.0])
 

@@ -162,21 +162,6 @@ def by_delay(rows: Sequence[Mapping], path: Path) -> None:
     _save(figure, path)
 
 
-def bars(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """One panel per number, one bar per method; logarithmic where they are far apart."""
-    names = list(next(iter(rows.values())))
-    figure, axes = plt.subplots(1, len(names), figsize=(2.6 * len(names), 3.6), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=True):
-        values = [row[name] for row in rows.values()]
-        axis.bar(range(len(values)), values, color=[COMMANDED if m == "blend" else "#aaaaaa" for m in rows])
-        axis.set_title(name.replace("_", " "), fontsize=9)
-        axis.set_xticks(range(len(values)), list(rows), rotation=60, ha="right", fontsize=7)
-        if min(values) > 0 and max(values) / min(values) > 20:
-            axis.set_yscale("log")
-        axis.tick_params(axis="y", labelsize=7)
-    _save(figure, path)
-
-
 def _save(figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
