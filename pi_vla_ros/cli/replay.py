@@ -63,6 +63,7 @@ def _question(robot: RobotConfig, args: argparse.Namespace) -> Question:
         start=args.start,
         duration=args.duration,
         delay=args.delay,
+        mcap=args.mcap,
         delays=() if args.no_delays else Question.delays,
         policy={
             "target": args.target,
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--duration", type=_not_negative, default=0.0, help="s of each bag (default 0: to its end)")
     add("--delay", type=_not_negative, default=Question.delay, help="s that inference is taken to need (default 0.033)")
     add("--no-delays", action="store_true", help="do not also try delays of 0, 33, 66, 100 and 200 ms")
+    add("--mcap", action="store_true", help="also write predictions as topics: bags/<recording>/predictions/*.mcap")
     add("--jobs", type=_count, default=1, help="processes, each with its own model (default 1)")
     add("--seed", type=int, default=0, help="of the noise that every chunk starts from (default 0)")
     add("--noise-scale", type=_not_negative, default=1.0, help="1: as trained; 0: always the same answer (default 1)")

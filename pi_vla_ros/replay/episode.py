@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,13 +17,16 @@ from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.replay.errors import Moment, PredictionErrors, Sums
 from pi_vla_ros.replay.lane import Measured
 from pi_vla_ros.replay.metrics import number, spread, stream_summary
+from pi_vla_ros.replay.prediction_bag import PredictionBag
 from pi_vla_ros.replay.recorded import RecordedCommands
 from pi_vla_ros.replay.source import NANO, Source, SourceError
+from pi_vla_ros.replay.thinned import Thinned
 from pi_vla_ros.replay.twin import Twin
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation, seconds
 
 THUMBNAIL = 320  # pixels wide
+CURVE = 20_000  # ticks kept for the curves
 LIMITS = ("position", "velocity", "acceleration", "jerk")  # in the order of the counters
 
 
@@ -42,33 +46,45 @@ class Episode:
     worst: list[Moment]
 
 
+def _numbers() -> array:
+    """8 bytes each: there are many in an hour."""
+    return array("d")
+
+
 @dataclass
 class _Log:
-    skew_ms: list[float] = field(default_factory=list)
-    age_ms: list[float] = field(default_factory=list)
-    stamps: dict[str, list[float]] = field(default_factory=dict)
-    received: dict[str, list[float]] = field(default_factory=dict)
-    at: list[float] = field(default_factory=list)
-    total_ms: list[float] = field(default_factory=list)
-    stage_ms: dict[str, list[float]] = field(default_factory=dict)
+    skew_ms: array = field(default_factory=_numbers)
+    stamps: dict[str, array] = field(default_factory=lambda: defaultdict(_numbers))
+    received: dict[str, array] = field(default_factory=lambda: defaultdict(_numbers))
+    at: array = field(default_factory=_numbers)
+    total_ms: array = field(default_factory=_numbers)
+    stage_ms: dict[str, array] = field(default_factory=lambda: defaultdict(_numbers))
     ticks: deque = field(default_factory=deque)  # (time, commanded by each lane) not yet compared
-    curve: list[tuple[float, np.ndarray, np.ndarray]] = field(default_factory=list)
+    curve: Thinned = field(default_factory=lambda: Thinned(CURVE))  # (time, commanded, recorded)
 
 
 class Evaluation:
     """Feeds one source to a twin, tick by tick, and measures."""
 
     def __init__(
-        self, source: Source, robot: RobotConfig, policy: Infers, scale: np.ndarray, prompt: str, delays: list[float]
+        self,
+        source: Source,
+        robot: RobotConfig,
+        policy: Infers,
+        scale: np.ndarray,
+        prompt: str,
+        delays: list[float],
+        bag: PredictionBag | None = None,
     ):
-        """delays: s; the first is the node's, the others show what another would do. scale: see PredictionErrors."""
+        """delays: s; the first is the node's, the others show what another would do. scale: see PredictionErrors.
+        bag: gets every prediction too."""
         self._source, self._robot, self._delays = source, robot, delays
         self._begin, self._log = source.start * 1e-9, _Log()
         self._recorded = RecordedCommands(source.commands, robot.joint_names, robot.replay.shift, source.name)
         self._errors = PredictionErrors(robot, self._recorded, scale)
         self._twin = Twin(robot, policy, prompt, [round(d * NANO) for d in delays], source.start, self._inferred)
         self._strayed = np.zeros((len(delays), 2))  # commanded against recorded: normalised sum, count
-        self._scale = scale
+        self._scale, self._bag = scale, bag
 
     def run(self, progress: Callable[[float], None]) -> Episode:
         """progress(s of the recording that are done). Raises SourceError, naming recording and topic."""
@@ -97,6 +113,7 @@ class Evaluation:
         """The timer's ticks before `now` ns."""
         hz = self._robot.timing.inference_hz
         while (due := self._source.start + round(self._twin.telemetry.ticks * NANO / hz)) < now:
+            self._due = due
             self._log.ticks.append((due * 1e-9, self._twin.tick(due)))
             self._recorded.passed(due * 1e-9)
             self._compare()
@@ -104,8 +121,8 @@ class Evaluation:
                 progress((due - self._source.start) / NANO)
 
     def _note(self, slot: str, stamp, received: int) -> None:
-        self._log.stamps.setdefault(slot, []).append(seconds(stamp))
-        self._log.received.setdefault(slot, []).append(received * 1e-9)
+        self._log.stamps[slot].append(seconds(stamp))
+        self._log.received[slot].append(received * 1e-9)
 
     def _inferred(self, observation: Observation, chunk: ActionChunk, snapshot: Snapshot, ms: float) -> None:
         log = self._log
@@ -113,9 +130,11 @@ class Evaluation:
         log.at.append(chunk.stamp - self._begin)
         log.total_ms.append(ms)
         for stage, took in chunk.stage_ms.items():
-            log.stage_ms.setdefault(stage, []).append(took)
+            log.stage_ms[stage].append(took)
         pictures = {slot: thumbnail(image) for slot, image in observation.images.items()}
         self._errors.add(chunk, observation.state, pictures)
+        if self._bag:
+            self._bag.predicted(chunk, self._due)
 
     def _compare(self, everything: bool = False) -> None:
         needed = self._errors.resolve(everything)
@@ -127,7 +146,9 @@ class Evaluation:
                 if positions is not None and np.isfinite(recorded).all():
                     self._strayed[k] += (np.abs(positions - recorded) * self._scale).mean(), 1
             if commanded[0] is not None:
-                self._log.curve.append((time - self._begin, commanded[0], recorded))
+                self._log.curve.add((time - self._begin, commanded[0], recorded))
+                if self._bag:
+                    self._bag.tick(time, commanded[0], recorded)
         self._recorded.forget(min(needed, ticks[0][0]) if ticks else needed)
 
     def _why_nothing(self) -> str:
@@ -140,13 +161,13 @@ class Evaluation:
 
     def _episode(self) -> Episode:
         log, errors = self._log, self._errors
-        times, commanded, recorded = (np.array([row[i] for row in log.curve]) for i in range(3))
+        times, commanded, recorded = (np.array([row[i] for row in log.curve.items]) for i in range(3))
         curves = {
             "time": times,
             "commanded": commanded,
             "recorded": recorded,
-            "chunk_stamp": np.array([c.stamp - self._begin for c in errors.shown]),
-            "chunk_actions": np.stack([c.actions for c in errors.shown]),
+            "chunk_stamp": np.array([c.stamp - self._begin for c in errors.shown.items]),
+            "chunk_actions": np.stack([c.actions for c in errors.shown.items]),
         }
         timing = {"at": log.at, "total": log.total_ms, **log.stage_ms}
         return Episode(self._summary(), errors.sums, curves, {k: np.array(v) for k, v in timing.items()}, errors.worst)
@@ -168,8 +189,7 @@ class Evaluation:
             "details": twin.details(),
             "skew_ms": spread(log.skew_ms),
             "cameras": {
-                slot: stream_summary(log.stamps.get(slot, []), log.received.get(slot, []), self._begin)
-                for slot in self._robot.cameras
+                slot: stream_summary(log.stamps[slot], log.received[slot], self._begin) for slot in self._robot.cameras
             },
             "change_between_predictions": {
                 n: number(t / c) if c else None for n, t, c in zip(names, total, count, strict=True)
@@ -187,7 +207,7 @@ class Evaluation:
 
 def motion_summary(lane: Measured, names: list[str], hz: float) -> dict:
     """What the motion controller made of the chunks."""
-    done, joins = lane.executed, np.array(lane.executed.joins).reshape(-1, 4)
+    done, joins = lane.executed, lane.executed.joins
     clips = map(int, lane.motion.counters.clipped)
     rms = np.sqrt(done.jerk_squares / max(1, done.jerk_count))
     return {
@@ -207,7 +227,7 @@ def motion_summary(lane: Measured, names: list[str], hz: float) -> dict:
 
 def delay_summary(lane: Measured, delay: float, strayed: np.ndarray, hz: float) -> dict:
     """The same chunks, after another delay: how far the commanded motion is from the recorded one."""
-    joins = np.array(lane.executed.joins).reshape(-1, 4)
+    joins = lane.executed.joins
     return {
         "delay_ms": number(1e3 * delay),
         "chunks": len(joins),

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pi_vla_ros.replay.recorded import RecordedCommands
+from pi_vla_ros.replay.thinned import Thinned
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk
 
 WORST = 3  # moments kept
-SHOWN = 300  # chunks kept for the curves, spread over the recording by dropping every other one
+SHOWN = 300  # chunks kept for the curves
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,12 @@ class PredictionErrors:
         self.change = np.zeros(len(robot.joints)), np.zeros(len(robot.joints))  # between predictions: sum, count
         self.compared = 0
         self.worst: list[Moment] = []
-        self.shown: list[ActionChunk] = []
+        self.shown: Thinned[ActionChunk] = Thinned(SHOWN)
         self._recorded, self._scale = recorded, scale
         self._velocity_joints = np.array([j.action.kind == "velocity" for j in robot.joints])
         self._turns = np.array([j.continuous and j.action.kind == "position" for j in robot.joints])
         self._waiting: deque[tuple[ActionChunk, np.ndarray, dict[str, bytes]]] = deque()
         self._before: ActionChunk | None = None
-        self._every, self._seen = 1, 0
 
     def add(self, chunk: ActionChunk, state: np.ndarray, pictures: dict[str, bytes]) -> None:
         """A prediction made in `state` (joints,); `pictures`: slot -> JPEG of what it saw."""
@@ -66,7 +66,7 @@ class PredictionErrors:
             self.sums = Sums.of(*chunk.actions.shape)
         self._waiting.append((chunk, state, pictures))
         self._compare_with_before(chunk)
-        self._show(chunk)
+        self.shown.add(chunk)
 
     def resolve(self, everything: bool = False) -> float:
         """Compare what the recording has passed. Returns the time s before which no command is needed any more."""
@@ -123,10 +123,3 @@ class PredictionErrors:
     def _wrapped(self, difference: np.ndarray) -> np.ndarray:
         """Joints that turn without end are never further apart than half a turn."""
         return np.where(self._turns, (difference + np.pi) % (2 * np.pi) - np.pi, difference)
-
-    def _show(self, chunk: ActionChunk) -> None:
-        if self._seen % self._every == 0:
-            self.shown.append(chunk)
-        self._seen += 1
-        if len(self.shown) > SHOWN:
-            self.shown, self._every = self.shown[::2], 2 * self._every

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 
 from pi_vla_ros.control.planner import Plan
@@ -22,7 +24,7 @@ class Executed:
         self._plan: Plan | None = None
         self._next = 0  # tick from which on nothing has been measured yet
         self._last = np.zeros((0, joints))  # velocities of the last two knots measured
-        self.joins: list[tuple[float, float, float, float]] = []  # steps: raw position, raw velocity, joined ..., ...
+        self._joins = array("d")
         self.jerk_squares, self.jerk_peak, self.jerk_count = np.zeros(joints), np.zeros(joints), 0
         self.path = np.zeros(joints)  # rad or m travelled
 
@@ -35,6 +37,11 @@ class Executed:
         else:
             self._next = plan.join
         self._plan = plan
+
+    @property
+    def joins(self) -> np.ndarray:
+        """(joins, 4): the largest steps of raw position, raw velocity, joined position, joined velocity."""
+        return np.array(self._joins).reshape(-1, 4)
 
     def finish(self, tick: int) -> None:
         """The recording ends at `tick` of the plans' grid."""
@@ -50,7 +57,7 @@ class Executed:
         raw_p, raw_v = (x[0] for x in reference.at(np.array([time])))
         new_p, new_v = sample(plan.trajectory, time)
         steps = (raw_p - p, raw_v - v, new_p - p, new_v - v)
-        self.joins.append(tuple(float(np.abs(step).max()) for step in steps))
+        self._joins.extend(float(np.abs(step).max()) for step in steps)
 
     def _measure(self, trajectory: Trajectory, until: int) -> None:
         """Knots [next, until) are final now."""

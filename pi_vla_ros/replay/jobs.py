@@ -10,6 +10,7 @@ import queue
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, wait
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from pi_vla_ros.policy import Policy, PolicyOptions
 from pi_vla_ros.replay import store
 from pi_vla_ros.replay.episode import Evaluation
 from pi_vla_ros.replay.opening import open_source
+from pi_vla_ros.replay.prediction_bag import PredictionBag
 from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.source import SourceError
 from pi_vla_ros.robot import RobotConfig
@@ -45,14 +47,17 @@ class Worker:
 
     def evaluate(self, recording: Path, folder: Path, progress: Callable[[float], None]) -> None:
         """Leaves `folder` complete, or not at all. Raises SourceError or OSError."""
-        q = self._question
-        evaluation = Evaluation(
-            open_source(recording, q), q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays]
-        )
-        store.save(folder, evaluation.run(progress), 1e3 / q.robot.timing.inference_hz)
+        q, source = self._question, open_source(recording, self._question)
+        with store.draft(folder) as place, _prediction_bag(q, place) as bag:
+            evaluation = Evaluation(source, q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays], bag)
+            store.save(place, evaluation.run(progress), 1e3 / q.robot.timing.inference_hz)
 
     def close(self) -> None:
         self.policy.close()
+
+
+def _prediction_bag(question: Question, place: Path) -> AbstractContextManager[PredictionBag | None]:
+    return closing(PredictionBag(place / store.PREDICTIONS, question.robot)) if question.mcap else nullcontext()
 
 
 def normalised_scale(checkpoint, robot: RobotConfig) -> np.ndarray:

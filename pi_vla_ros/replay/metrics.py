@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import t as student_t
 
-RESAMPLES = 1000  # of the bootstrap
-CONFIDENCE = 95.0  # %
+CONFIDENCE = 0.95
 DIGITS = 7
 
 
@@ -33,21 +33,24 @@ def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=np.asarray(count) > 0)
 
 
-def pooled(total: np.ndarray, count: np.ndarray, seed: int = 0) -> dict[str, float | None]:
-    """Mean over all that was counted, with a bootstrap interval over episodes (E,): they vary, not their frames.
+def pooled(total: np.ndarray, count: np.ndarray) -> dict[str, float | None]:
+    """Mean over all that was counted, with a 95 % interval over episodes (E,): they vary, not their frames.
 
-    low and high are None with fewer than two episodes: nothing is known about how they vary.
+    Student's t with the jackknife's standard error: holds for a few episodes of unequal length too. low and high are
+    None with fewer than two episodes: nothing is known about how they vary.
     """
     total, count = np.asarray(total, float), np.asarray(count, float)
-    counted = count > 0
-    total, count = total[counted], count[counted]
-    mean = number(total.sum() / count.sum()) if len(total) else None
-    if len(total) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    drawn = np.random.default_rng(seed).integers(0, len(total), (RESAMPLES, len(total)))
-    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
-    low, high = np.percentile(means, (50 - CONFIDENCE / 2, 50 + CONFIDENCE / 2))
-    return {"mean": mean, "low": number(low), "high": number(high)}
+    total, count = total[count > 0], count[count > 0]
+    episodes = len(total)
+    if not episodes:
+        return {"mean": None, "low": None, "high": None}
+    mean = total.sum() / count.sum()
+    if episodes < 2:
+        return {"mean": number(mean), "low": None, "high": None}
+    without = (total.sum() - total) / (count.sum() - count)
+    error = np.sqrt((episodes - 1) / episodes * ((without - without.mean()) ** 2).sum())
+    half = error * student_t.ppf(0.5 + CONFIDENCE / 2, episodes - 1)
+    return {"mean": number(mean), "low": number(max(0.0, mean - half)), "high": number(mean + half)}
 
 
 def error_summary(sums: Mapping[str, np.ndarray], names: Sequence[str], scale: np.ndarray) -> dict:
@@ -105,6 +108,27 @@ def error_rows(sums: Mapping[str, np.ndarray], names: Sequence[str], scale: np.n
                 }
             )
     return rows
+
+
+def episode_rows(sums: Mapping[str, np.ndarray], names: Sequence[str], scale: np.ndarray, dt: float) -> list[dict]:
+    """One row per joint and horizon step of one episode, sums (H, J) each: what `metrics.parquet` holds."""
+    count = sums["count"]
+    absolute, squared, still = (ratio(sums[k], count) for k in ("absolute", "squared", "still"))
+    return [
+        {
+            "joint": name,
+            "step": h,
+            "after_s": h * dt,
+            "count": int(count[h, j]),
+            "mae": absolute[h, j],
+            "mse": squared[h, j],
+            "normalised_mae": scale[j] * absolute[h, j],
+            "normalised_mse": scale[j] ** 2 * squared[h, j],
+            "standing_still_mae": still[h, j],
+        }
+        for j, name in enumerate(names)
+        for h in range(len(count))
+    ]
 
 
 def stream_summary(stamps: Sequence[float], received: Sequence[float], begin: float) -> dict:

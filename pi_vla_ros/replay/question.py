@@ -16,6 +16,7 @@ class Question:
 
     delay:  assumed time of inference, which moves the simulated clock; what it takes here is only reported.
     delays: others that are tried on the same predictions.
+    mcap: also write every prediction as topics.
     cameras: what a dataset calls a camera -> slot.
     """
 
@@ -26,6 +27,7 @@ class Question:
     start: float = 0.0
     duration: float = 0.0
     delay: float = 0.033
+    mcap: bool = False
     delays: tuple[float, ...] = (0.0, 0.033, 0.066, 0.1, 0.2)
     policy: dict = field(default_factory=dict)
     cameras: dict[str, str] = field(default_factory=dict)

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from pi_vla_ros.checkpoint import load_checkpoint
-from pi_vla_ros.replay import store
+from pi_vla_ros.replay import store, tables
 from pi_vla_ros.replay.jobs import evaluate_all, normalised_scale
-from pi_vla_ros.replay.metrics import error_rows, error_summary
+from pi_vla_ros.replay.metrics import episode_rows, error_rows, error_summary
 from pi_vla_ros.replay.opening import open_source
 from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.replay_report import write_replay_report
@@ -81,12 +79,14 @@ def _write(question: Question, folders: list[Path], failed: dict[Path, str], out
     }
     summary = {"verdict": verdict(summary, question.robot)} | summary
     timing = [store.timing_summary(_timing(f), 1e3 / question.robot.timing.inference_hz) for f in folders]
-    rows = error_rows(sums, names, scale, summary["dt_s"])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    store.write_text(out / "metrics.csv", text.getvalue())
+    dt = summary["dt_s"]
+    tables.write_csv(out / "metrics.csv", error_rows(sums, names, scale, dt))
+    each = [
+        {"recording": e["recording"]} | row
+        for e, s in zip(episodes, loaded, strict=True)
+        for row in episode_rows(vars(s), names, scale, dt)
+    ]
+    tables.write_parquet(out / "metrics.parquet", each)
     store.write_json(out / "timing.json", {e["recording"]: t for e, t in zip(episodes, timing, strict=True)})
     store.write_json(out / "summary.json", summary)
     write_replay_report(out / "report.html", question.robot, summary, folders)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is on disk of one evaluated recording: complete or not there, and never of another question.
 
-bags/<name>-<hash>/  summary.json  timing.json  arrays.npz  moment-<k>-<slot>.jpg
+bags/<name>-<hash>/  summary.json  timing.json  arrays.npz  moment-<k>-<slot>.jpg  predictions/
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from pi_vla_ros.replay.episode import Episode
 from pi_vla_ros.replay.errors import Sums
 from pi_vla_ros.replay.metrics import number, spread
 
-SUMMARY, TIMING, ARRAYS = "summary.json", "timing.json", "arrays.npz"
+SUMMARY, TIMING, ARRAYS, PREDICTIONS = "summary.json", "timing.json", "arrays.npz", "predictions"
 
 
 def fingerprint(recording: Path, question: dict) -> str:
@@ -38,24 +40,30 @@ def is_done(folder: Path) -> bool:
     return (folder / SUMMARY).is_file()
 
 
-def save(folder: Path, episode: Episode, period_ms: float) -> None:
-    """Write all or nothing: a draft beside the folder is renamed when it is complete. Raises OSError."""
-    draft = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+@contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """A place for what will be `folder`: all or nothing. It is renamed when it is complete, removed when it is not."""
+    place = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(place, ignore_errors=True)  # left by a run that was killed
     try:
-        draft.mkdir(parents=True)
-        sums = {f"sum_{k}": v for k, v in asdict(episode.sums).items()}
-        timing = {f"ms_{k}": v for k, v in episode.timing.items()}
-        np.savez_compressed(draft / ARRAYS, **sums, **episode.curves, **timing)
-        for k, moment in enumerate(episode.worst):
-            for slot, picture in moment.pictures.items():
-                (draft / f"moment-{k}-{slot}.jpg").write_bytes(picture)
-        write_json(draft / TIMING, timing_summary(episode.timing, period_ms))
-        write_json(draft / SUMMARY, episode.summary)
-        draft.rename(folder)
+        place.mkdir(parents=True)
+        yield place
+        place.rename(folder)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         raise
+
+
+def save(place: Path, episode: Episode, period_ms: float) -> None:
+    """Raises OSError."""
+    sums = {f"sum_{k}": v for k, v in asdict(episode.sums).items()}
+    timing = {f"ms_{k}": v for k, v in episode.timing.items()}
+    np.savez_compressed(place / ARRAYS, **sums, **episode.curves, **timing)
+    for k, moment in enumerate(episode.worst):
+        for slot, picture in moment.pictures.items():
+            (place / f"moment-{k}-{slot}.jpg").write_bytes(picture)
+    write_json(place / TIMING, timing_summary(episode.timing, period_ms))
+    write_json(place / SUMMARY, episode.summary)
 
 
 def load_summary(folder: Path) -> dict:
@@ -92,9 +100,14 @@ def write_json(path: Path, data: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step. Raises OSError; the old file is then still there."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `write_text`."""
     draft = path.with_name(f".{path.name}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(data)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

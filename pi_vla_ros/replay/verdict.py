@@ -61,9 +61,10 @@ def _motion(summary: dict, robot: RobotConfig):
     running = sum(e["state_s"].get("RUNNING", 0.0) for e in episodes)
     idle = 1 - running / seconds if seconds else 1.0
     yield idle <= HOLDING, f"The arm had a chunk to follow {1 - idle:.0%} of the time ({seconds:.0f} s)."
-    clips = sum(sum(e["clips"].values()) for e in episodes)
-    share = clips / max(1.0, seconds * steps * len(robot.joints))
-    yield share <= CLIPPED, f"Limits cut {share:.1%} of the commanded points."
+    points = max(1.0, seconds * steps * len(robot.joints))
+    shares = {limit: sum(e["clips"][limit] for e in episodes) / points for limit in episodes[0]["clips"]}
+    told = ", ".join(f"{limit} {share:.1%}" for limit, share in shares.items())
+    yield max(shares.values()) <= CLIPPED, f"Points of the commanded motion that a limit cut: {told}."
     joined = max((e["joins"]["position_step"].get("max", 0.0) for e in episodes), default=0.0)
     raw = max((e["joins"]["position_step_unstitched"].get("max", 0.0) for e in episodes), default=0.0)
     yield joined < 1e-6, f"Steps between chunks of up to {raw:.3g} were joined to at most {joined:.1g} (rad or m)."
@@ -75,6 +76,9 @@ def _inputs(summary: dict):
         lost = [f"{slot} {c['lost']:.0%}" for slot, c in episode["cameras"].items() if c.get("lost", 0.0) > LOST]
         if lost:
             yield False, f"{name}: frames are missing: {', '.join(lost)}. Record with shared memory, or compressed."
+        if "inference_failed" in episode["drops"]:
+            times, why = episode["drops"]["inference_failed"], episode["details"]["inference_failed"]
+            yield False, f"{name}: the policy failed {times} times: {why}"
         # no_new_image: cameras slower than the ticks are no fault
         used = sum((episode["inferences"], episode["busy_ticks"], episode["drops"].get("no_new_image", 0)))
         if used < USED * episode["ticks"]:
