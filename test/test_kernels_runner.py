@@ -5,27 +5,33 @@
 from __future__ import annotations
 
 import copy
-import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
 pytest.importorskip("triton")
+
+import triton
 
 from pi_vla_ros.engine.fused.runner import FusedRunner
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny
 from pi_vla_ros.model.pi import PiModel
+from pi_vla_ros.model.rtc import Committed, Guidance
 
-if os.environ["TRITON_INTERPRET"] != "1":
+if not triton.knobs.runtime.interpret:
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
 
 ODD = {  # nothing divides anything: every tile has an edge
     "vision": VisionGeometry(width=48, depth=2, mlp=80, heads=4, patch=14, image=56),
     "language": GemmaGeometry(width=80, depth=2, mlp=112, heads=4, head_dim=16),
     "expert": GemmaGeometry(width=48, depth=2, mlp=80, heads=4, head_dim=16),
+}
+LITTLE = {  # interpreted launches are slow, and these need several runs
+    "vision": VisionGeometry(width=32, depth=1, mlp=32, heads=2, patch=14, image=28),
+    "language": GemmaGeometry(width=32, depth=2, mlp=32, heads=2, head_dim=16),
+    "expert": GemmaGeometry(width=32, depth=2, mlp=48, heads=2, head_dim=16),
 }
 
 
@@ -37,7 +43,7 @@ def random_model(geometry, seed: int = 0) -> PiModel:
     return model.eval().requires_grad_(False)
 
 
-def request(geometry, batch: int, cameras: int, masks=None, seed: int = 1):
+def request(geometry, batch: int, cameras: int, masks=None, seed: int = 1, rtc=None):
     g = torch.Generator().manual_seed(seed)
     size = geometry.vision.image
     return SimpleNamespace(
@@ -47,12 +53,13 @@ def request(geometry, batch: int, cameras: int, masks=None, seed: int = 1):
         lang_lens=torch.randint(1, 25, (batch,), generator=g),
         state=torch.randn(batch, geometry.action_dim, generator=g) if geometry.model == "pi0" else None,
         noise=torch.randn(batch, geometry.chunk, geometry.action_dim, generator=g),
+        rtc=rtc,
     )
 
 
 def reference(model: PiModel, r, steps: int) -> torch.Tensor:
     x, valid = model.embed_prefix(r.pixel_values, r.camera_mask, r.input_ids, r.lang_lens)
-    return sample(model, model.prefix(x, valid), r.noise, r.state, steps)
+    return sample(model, model.prefix(x, valid), r.noise, r.state, steps, r.rtc)
 
 
 @pytest.mark.parametrize("name", ["pi05", "pi0"])
@@ -67,6 +74,46 @@ def test_equals_the_model(name, batch, cameras, masks, chunk):
     want = reference(model, r, steps=2)
     runner = FusedRunner(copy.deepcopy(model), cameras=cameras, max_batch=batch, steps=2)
     got = runner.run(r)
+    same(got, want, r.noise)
+
+
+def same(got, want, noise):
     assert torch.isfinite(got).all()
-    error = (got - want).norm() / (want - r.noise).norm()
+    error = (got - want).norm() / (want - noise).norm()
     assert error < 1e-4, f"relative error of what the model added to the noise: {error:.2e}"
+
+
+@pytest.mark.parametrize("name", ["pi05", pytest.param("pi0", marks=pytest.mark.slow)])
+def test_guided(name):
+    """Robots with their own target, weights and bound; those with none are as in a runner that knows nothing of it."""
+    geometry = tiny(name, chunk=5, prompt_len=24, **LITTLE)
+    model, g = random_model(geometry), torch.Generator().manual_seed(5)
+    target, weights = torch.randn(3, 5, 32, generator=g), torch.rand(3, 5, generator=g)
+    weights[1] = 0.0
+    r = request(geometry, 3, 1, rtc=Guidance(target, weights, torch.tensor([10.0, 10.0, 0.5])))
+    sizes = {"cameras": 1, "max_batch": 3, "steps": 2}
+    plain = FusedRunner(copy.deepcopy(model), **sizes)
+    guided = FusedRunner(copy.deepcopy(model), **sizes, rtc="guided")
+    got = guided.run(r)
+    same(got, reference(model, r, steps=2), r.noise)
+    r.rtc = None
+    free = guided.run(r)
+    assert torch.equal(free, plain.run(r)) and torch.equal(free[1], got[1])
+    assert (free - got)[0].abs().max() > 0.1
+
+
+def test_committed():
+    """Delays that differ between robots, cameras that make two groups of them; none: the same bits as ever."""
+    geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)
+    model, g = random_model(geometry), torch.Generator().manual_seed(5)
+    rtc = Committed(torch.randn(3, 5, 32, generator=g), torch.tensor([3, 0, 4]))
+    r = request(geometry, 3, 2, [[True, True], [True, True], [True, False]], rtc=rtc)
+    sizes = {"cameras": 2, "max_batch": 3, "steps": 2}
+    plain = FusedRunner(copy.deepcopy(model), **sizes)
+    trained = FusedRunner(copy.deepcopy(model), **sizes, rtc="trained")
+    got = trained.run(r)
+    same(got, reference(model, r, steps=2), r.noise)
+    assert torch.equal(got[0, :3], rtc.target[0, :3]) and torch.equal(got[2, :4], rtc.target[2, :4])
+    r.rtc = None
+    free = trained.run(r)
+    assert torch.equal(free, plain.run(r)) and torch.equal(free[1], got[1])

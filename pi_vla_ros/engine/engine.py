@@ -55,7 +55,7 @@ class Engine:
         self._max_delay = self._trained_delay(wanted)
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
         all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
-        self.fused = captured and all_bf16 and config.runtime.fused and self._rtc == "off"
+        self.fused = captured and all_bf16 and config.runtime.fused
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
         self._noise = torch.Generator().manual_seed(wanted.seed)
 
@@ -70,8 +70,9 @@ class Engine:
         sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}
         if not captured:
             return ReferenceRunner(build(), **sizes)
+        sizes["rtc"] = self._rtc
         if not self.fused:
-            return GraphRunner(build(), **sizes, rtc=self._rtc)
+            return GraphRunner(build(), **sizes)
         try:
             from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pi_vla_ros.engine.requests import Inputs
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.pi import PiModel
-from pi_vla_ros.model.rtc import on_device
+from pi_vla_ros.model.rtc import each
 
 
 class ReferenceRunner:
@@ -44,7 +44,7 @@ class ReferenceRunner:
         marks.append(self._now())
         prefix = model.prefix(x, valid)
         marks.append(self._now())
-        actions = sample(model, prefix, noise, state, self._steps, on_device(inputs.rtc, self._device))
+        actions = sample(model, prefix, noise, state, self._steps, each(inputs.rtc, lambda t: t.to(self._device)))
         marks.append(self._now())
         actions = actions.cpu()
         marks.append(self._now())

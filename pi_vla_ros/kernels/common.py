@@ -58,6 +58,16 @@ def gelu_tanh(x):
 
 
 @triton.jit
+def of_rows(table, delay, rows, cols, M, N, T):
+    """[rows, cols] of a table [2, N] fp32: entry 1 where the row is a committed action (model/rtc.py), else entry 0.
+
+    T rows a robot, of which the first delay[robot] are committed.
+    """
+    held = rows % T < tl.load(delay + rows // T, mask=rows < M, other=0)
+    return tl.load(table + tl.where(held, N, 0)[:, None] + cols[None, :], mask=(cols < N)[None, :], other=0.0)
+
+
+@triton.jit
 def column_sums(partials, rows, stride, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr):
     """partials [PARTS, stride] fp32 -> the sum of each of `rows`."""
     part = tl.arange(0, PARTS_POW2)

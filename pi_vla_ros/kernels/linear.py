@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pi_vla_ros.kernels.common import EPS, chain, column_sums, gelu_tanh, prefetch
+from pi_vla_ros.kernels.common import EPS, chain, column_sums, gelu_tanh, of_rows, prefetch
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ def normalised(acc, sums, rows, rows_stride,
 
 @triton.jit
 def linear_kernel(
-    a_desc, w_desc, out, bias, residual, sums_in, sums_out,
-    M, N, K, out_stride, residual_rows, in_rows, out_rows,
+    a_desc, w_desc, out, bias, delay, residual, sums_in, sums_out,
+    M, N, K, T, out_stride, residual_rows, in_rows, out_rows,
     image_rows, image_stride, ahead,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     NORM: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr,
     BIAS: tl.constexpr, GEGLU: tl.constexpr, RESIDUAL: tl.constexpr, STATS: tl.constexpr, PDL: tl.constexpr,
-    AHEAD: tl.constexpr,
+    AHEAD: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     if AHEAD > 0:
         prefetch(ahead, tl.program_id(0), tl.num_programs(0), AHEAD)
@@ -97,7 +97,9 @@ def linear_kernel(
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
     y = normalised(acc, sums_in, rows, in_rows, WIDTH, PARTS, PARTS_POW2, NORM)
-    if BIAS:
+    if HELD:
+        y += of_rows(bias, delay, rows, cols, M, N, T)
+    elif BIAS:
         y += tl.load(bias + cols, mask=cols < N, other=0.0)[None, :]
     # row r of the product is row `to` of the output: images are laid out one per `image_rows`, apart by `image_stride`
     to = (rows // image_rows) * image_stride + rows % image_rows
@@ -122,20 +124,22 @@ def linear(
     stats_in: Stats | None = None, bias: Tensor | None = None, geglu: bool = False,
     residual: Tensor | None = None, residual_rows: int = 1 << 30, stats_out: Stats | None = None,
     image_rows: int = 1 << 30, image_stride: int = 0, ahead: Tensor | None = None,
+    delay: Tensor | None = None, tokens: int = 1,
 ) -> None:  # fmt: skip
     """a [M, K] @ w [N, K]ᵀ into `out`; `residual_rows`: the residual repeats after that many rows;
     `image_rows`, `image_stride`: every `image_rows` rows of the product start `image_stride` rows apart in `out`;
-    `ahead`: weights of a later kernel, to be brought into the L2 cache meanwhile."""
+    `ahead`: weights of a later kernel, to be brought into the L2 cache meanwhile;
+    `delay` [B]: `bias` is [2, N], of the others and of the first delay[b] of every `tokens` rows."""
     (m, k), n = a.shape, w.shape[0]
     parts = stats_in.parts if stats_in else 1
     rows_in, rows_out = (s.buffer.shape[1] if s else 0 for s in (stats_in, stats_out))
     linear_kernel[(triton.cdiv(m, tile.bm) * triton.cdiv(n, tile.bn),)](
         TensorDescriptor.from_tensor(a, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
-        out, bias, residual, stats_in and stats_in.buffer, stats_out and stats_out.buffer,
-        m, n, k, out.stride(0), residual_rows, rows_in, rows_out, image_rows, image_stride, ahead,
+        out, bias, delay, residual, stats_in and stats_in.buffer, stats_out and stats_out.buffer,
+        m, n, k, tokens, out.stride(0), residual_rows, rows_in, rows_out, image_rows, image_stride, ahead,
         tile.bm, tile.bn, tile.bk, 8,
         stats_in is not None, stats_in.width if stats_in else 1, parts, triton.next_power_of_2(parts),
         bias is not None, geglu, residual is not None, stats_out is not None, pdl,
-        ahead.nbytes if pdl and ahead is not None else 0,
+        ahead.nbytes if pdl and ahead is not None else 0, delay is not None,
         num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
     )  # fmt: skip

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pi_vla_ros.kernels.common import chain, prefetch
+from pi_vla_ros.kernels.common import chain, of_rows, prefetch
 from pi_vla_ros.kernels.linear import Stats, Tile, normalised, product, tile_of
 
 
@@ -31,10 +31,10 @@ def paired(w: Tensor, head_dim: int) -> Tensor:
 
 @triton.jit
 def qkv_kernel(
-    x_desc, w_desc, bias, sums, cos, sin, start, q, keys, values,
+    x_desc, w_desc, bias, delay, sums, cos, sin, start, q, keys, values,
     M, N, K, T, key_rows, rows_stride, ahead,
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr,
-    START: tl.constexpr, BIAS: tl.constexpr,
+    START: tl.constexpr, BIAS: tl.constexpr, HELD: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     if AHEAD > 0:
@@ -45,7 +45,9 @@ def qkv_kernel(
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
     y = normalised(acc, sums, rows, rows_stride, WIDTH, PARTS, PARTS_POW2, True)
-    if BIAS:
+    if HELD:
+        y += of_rows(bias, delay, rows, cols, M, N, T)
+    elif BIAS:
         y += tl.load(bias + cols, mask=cols < N, other=0.0)[None, :]
 
     # row r is token `place` of robot `robot`; its own keys follow those that are there already
@@ -74,16 +76,17 @@ def qkv_kernel(
 def qkv(
     x: Tensor, w: Tensor, stats: Stats, rope: tuple[Tensor, Tensor], q: Tensor, keys: Tensor, values: Tensor,
     tokens: int, tile: Tile, *, pdl: bool, start: Tensor | None = None, bias: Tensor | None = None,
-    ahead: Tensor | None = None,
+    delay: Tensor | None = None, ahead: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """x [B·tokens, W] -> q [B·tokens, H·D] and rows of keys, values [B, key_rows, D] from `start` [B] (or 0) on."""
+    """x [B·tokens, W] -> q [B·tokens, H·D] and rows of keys, values [B, key_rows, D] from `start` [B] (or 0) on;
+    with `delay` [B], `bias` is [2, N]: of the others, of a robot's first delay[b] rows."""
     (m, k), n, d = x.shape, w.shape[0], keys.shape[-1]
     qkv_kernel[(triton.cdiv(m, tile.bm) * triton.cdiv(n, tile.bn),)](
         TensorDescriptor.from_tensor(x, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
-        bias, stats.buffer, *rope, start, q, keys, values,
+        bias, delay, stats.buffer, *rope, start, q, keys, values,
         m, n, k, tokens, keys.shape[-2], stats.buffer.shape[1], ahead,
         n // d - 2, d, stats.width, stats.parts, triton.next_power_of_2(stats.parts),
-        start is not None, bias is not None,
+        start is not None, bias is not None, delay is not None,
         tile.bm, tile.bn, tile.bk, 8, pdl, ahead.nbytes if pdl and ahead is not None else 0,
         num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
     )  # fmt: skip

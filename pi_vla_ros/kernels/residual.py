@@ -17,30 +17,35 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from pi_vla_ros.kernels.common import chain, prefetch
+from pi_vla_ros.kernels.common import chain, of_rows, prefetch
 from pi_vla_ros.kernels.linear import Stats, Tile
 
 
 @triton.jit
-def finish(acc, rows, cols, part, M, N, before, x, h, gate, scale, sums, rows_stride, GATED: tl.constexpr):
+def finish(acc, rows, cols, part, M, N, T, before, x, h, gate, scale, delay, sums, rows_stride,
+           GATED: tl.constexpr, HELD: tl.constexpr):  # fmt: skip
     """x = before + acc · gate; h = x · (1 + scale); Σx² of these columns."""
     mask = (rows < M)[:, None] & (cols < N)[None, :]
     at = rows[:, None] * N + cols[None, :]
-    if GATED:
+    if HELD:
+        acc *= of_rows(gate, delay, rows, cols, M, N, T)
+    elif GATED:
         acc *= tl.load(gate + cols, mask=cols < N, other=0.0)[None, :]
     y = tl.load(before + at, mask=mask, other=0.0) + acc
     tl.store(x + at, y, mask=mask)
     tl.store(sums + part * rows_stride + rows, tl.sum(y * y, axis=1), mask=rows < M)
-    if GATED:
+    if HELD:
+        y *= 1.0 + of_rows(scale, delay, rows, cols, M, N, T)
+    elif GATED:
         y *= 1.0 + tl.load(scale + cols, mask=cols < N, other=0.0)[None, :]
     tl.store(h + at, y.to(h.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def residual_kernel(
-    a_desc, w_desc, before, x, h, gate, scale, sums, workspace, arrived,
-    M, N, K, rows_stride, ahead,
-    GATED: tl.constexpr, SPLIT: tl.constexpr,
+    a_desc, w_desc, before, x, h, gate, scale, delay, sums, workspace, arrived,
+    M, N, K, T, rows_stride, ahead,
+    GATED: tl.constexpr, HELD: tl.constexpr, SPLIT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PDL: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     pn, pm, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -56,7 +61,7 @@ def residual_kernel(
     rows = pm * BM + tl.arange(0, BM)
     cols = pn * BN + tl.arange(0, BN)
     if SPLIT == 1:
-        finish(acc, rows, cols, pn, M, N, before, x, h, gate, scale, sums, rows_stride, GATED)
+        finish(acc, rows, cols, pn, M, N, T, before, x, h, gate, scale, delay, sums, rows_stride, GATED, HELD)
     else:
         own = pm * tl.num_programs(0) + pn
         at = (own * SPLIT * BM + tl.arange(0, BM)[:, None]) * BN + tl.arange(0, BN)[None, :]
@@ -67,21 +72,22 @@ def residual_kernel(
             for other in tl.static_range(1, SPLIT):
                 total += tl.load(workspace + at + other * (BM * BN), cache_modifier=".cg")
             tl.store(arrived + own, 0)
-            finish(total, rows, cols, pn, M, N, before, x, h, gate, scale, sums, rows_stride, GATED)
+            finish(total, rows, cols, pn, M, N, T, before, x, h, gate, scale, delay, sums, rows_stride, GATED, HELD)
 
 
 def residual(
     a: Tensor, w: Tensor, x: Tensor, h: Tensor, gate: Tensor | None, scale: Tensor | None, stats: Stats,
     workspace: Tensor, arrived: Tensor, tile: Tile, *, pdl: bool, before: Tensor | None = None,
-    ahead: Tensor | None = None,
+    ahead: Tensor | None = None, delay: Tensor | None = None, tokens: int = 1,
 ) -> None:  # fmt: skip
-    """a [M, K], w [N, K]; x [M, N] fp32 = `before` (x itself if absent) + ...; h [M, N]; `arrived`: int32 zeros, one a tile, left as zeros."""
+    """a [M, K], w [N, K]; x [M, N] fp32 = `before` (x itself if absent) + ...; h [M, N]; `arrived`: int32 zeros, one a tile, left as zeros.
+    `delay` [B]: gate and scale are [2, N], of the others and of the first delay[b] of every `tokens` rows."""
     (m, k), n = a.shape, w.shape[0]
     residual_kernel[(triton.cdiv(n, tile.bn), triton.cdiv(m, tile.bm), tile.split)](
         TensorDescriptor.from_tensor(a, [tile.bm, tile.bk]), TensorDescriptor.from_tensor(w, [tile.bn, tile.bk]),
-        x if before is None else before, x, h, gate, scale, stats.buffer, workspace, arrived,
-        m, n, k, stats.buffer.shape[1], ahead,
-        gate is not None, tile.split, tile.bm, tile.bn, tile.bk, pdl,
+        x if before is None else before, x, h, gate, scale, delay, stats.buffer, workspace, arrived,
+        m, n, k, tokens, stats.buffer.shape[1], ahead,
+        gate is not None, delay is not None, tile.split, tile.bm, tile.bn, tile.bk, pdl,
         ahead.nbytes if pdl and ahead is not None else 0,
         num_warps=tile.warps, num_stages=tile.stages, launch_pdl=pdl,
     )  # fmt: skip

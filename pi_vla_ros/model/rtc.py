@@ -12,15 +12,14 @@ of the previous one: they stand at flow time 0 from the start, beside the others
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Schedule = Literal["zeros", "ones", "linear", "exp"]
+from pi_vla_ros.model.rtc_schedule import strength
+
 MAX_GUIDANCE = 10.0
 
 
@@ -58,34 +57,9 @@ class Committed:
 Chunking = Guidance | Committed
 
 
-def on_device(rtc: Chunking | None, device: torch.device) -> Chunking | None:
-    return rtc and type(rtc)(**{f.name: getattr(rtc, f.name).to(device) for f in fields(rtc)})
-
-
-def schedule_weights(schedule: Schedule, delay: int, end: int, horizon: int) -> np.ndarray:
-    """(horizon,) in 0..1. delay: actions that are executed before the new chunk arrives; end: execution horizon."""
-    start = min(delay, end)
-    i = np.arange(horizon)
-    if schedule == "zeros":
-        return (i < start).astype(float)
-    if schedule == "ones":
-        return (i < end).astype(float)
-    between = end - start
-    ramp = np.clip((between - (i - start)) / (between + 1), 0.0, 1.0)
-    if schedule == "exp":
-        ramp = ramp * np.expm1(ramp) / (math.e - 1)
-    return np.where(i < start, 1.0, np.where(i < end, ramp, 0.0))
-
-
-def strength(t: float) -> float:
-    """How strongly flow time t (1 noise, 0 action) is guided, before `Guidance.most` bounds it: infinite at 1."""
-    tau = 1.0 - t
-    if tau == 0.0:
-        return math.inf
-    if tau == 1.0:
-        return 0.0
-    spread = ((1 - tau) ** 2 + tau**2) / (1 - tau) ** 2
-    return (1 - tau) / tau * spread
+def each(rtc: Chunking | None, f: Callable[[Tensor], Tensor]) -> Chunking | None:
+    """The same with `f` of every tensor: on another device, for some of the robots."""
+    return rtc and type(rtc)(**{part.name: f(getattr(rtc, part.name)) for part in fields(rtc)})
 
 
 def guide(velocity: Tensor, x: Tensor, t: float, guidance: Guidance) -> Tensor:

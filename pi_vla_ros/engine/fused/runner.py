@@ -8,6 +8,7 @@ round up are masked by the robot's length, which the graph reads from memory. Ma
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 
 import torch
@@ -18,6 +19,7 @@ from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.pi import PiModel
+from pi_vla_ros.model.rtc import Chunking, Committed, Guidance, each
 
 BUCKET = 16
 STAGES = ("vision", "prefix", "expert")
@@ -26,7 +28,9 @@ STAGES = ("vision", "prefix", "expert")
 class FusedRunner:
     """Runs a model whose weights it takes over: the originals are freed while they are repacked."""
 
-    def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int = STEPS, tune=None, pdl=None):
+    def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int = STEPS, rtc: str = "off",
+                 tune=None, pdl=None):  # fmt: skip
+        """rtc: RuntimeConfig.rtc, what requests may ask for."""
         g = self.geometry = model.geometry
         self._device = device = model.action_in_proj.weight.device
         self._cuda = device.type == "cuda"
@@ -42,8 +46,8 @@ class FusedRunner:
             key_rows = longest + g.suffix
             self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
             self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)
-            self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
-        self._arena = _Arena(g, cameras, max_batch, self._prompt, device)
+            self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope, rtc)
+        self._arena = _Arena(g, cameras, max_batch, self._prompt, device, rtc)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._graphs: dict[tuple, object] = {}
         self._events = None
@@ -68,8 +72,10 @@ class FusedRunner:
         for mask in set(masks):  # robots that see with the same cameras go together
             group = [i for i, m in enumerate(masks) if m == mask]
             state = None if inputs.state is None else inputs.state[group]
-            fields = {n: getattr(inputs, n)[group] for n in ("pixel_values", "input_ids", "lang_lens", "noise")}
-            for i, actions in zip(group, self._run_group(SimpleNamespace(**fields, state=state), mask), strict=True):
+            given = {n: getattr(inputs, n)[group] for n in ("pixel_values", "input_ids", "lang_lens", "noise")}
+            rtc = each(getattr(inputs, "rtc", None), lambda t: t[group])  # noqa: B023
+            part = SimpleNamespace(**given, state=state, rtc=rtc)
+            for i, actions in zip(group, self._run_group(part, mask), strict=True):
                 answers[i] = actions
         return torch.stack(answers)
 
@@ -94,6 +100,7 @@ class FusedRunner:
         if inputs.state is not None:
             host.state[:n] = inputs.state.numpy(force=True)
         host.noise[:n] = noise
+        arena.chunk(n, getattr(inputs, "rtc", None))
         target = host.frames if frames else host.images
         target[: n * len(cameras)] = pixels.reshape(n * len(cameras), *pixels.shape[2:])
         if not self._cuda:
@@ -132,10 +139,11 @@ class FusedRunner:
             images = d.frames if frames else d.images
             self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
-        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch])
+        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
         mark(2)
         self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
-                           None if g.model == "pi05" else d.state[:batch])  # fmt: skip
+                           None if g.model == "pi05" else d.state[:batch],
+                           each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
         mark(3)
 
     @torch.no_grad()
@@ -157,35 +165,53 @@ class FusedRunner:
 class _Arena:
     """All inputs of a step in one block of memory, here (pinned) and there: one copy uploads them."""
 
-    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device):
+    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device, rtc: str):
         size = g.vision.image
-        fields = {  # images last: a step copies only those it has
+        target = {"target": (torch.float32, (batch, g.chunk, g.action_dim))}
+        chunking = {
+            "off": {},
+            "guided": {**target, "weights": (torch.float32, (batch, g.chunk)), "most": (torch.float32, (batch,))},
+            "trained": {**target, "delay": (torch.int32, (batch,))},
+        }[rtc]
+        parts = {  # images last: a step copies only those it has
             "lengths": (torch.int32, (batch,)),
             "tokens": (torch.int64, (batch, prompt)),
             "state": (torch.float32, (batch, g.action_dim)),
             "noise": (torch.float32, (batch, g.chunk, g.action_dim)),
+            **chunking,
             "images": (torch.float32, (batch * cameras, 3, size, size)),
         }
         offsets, end = {}, 0
-        for name, (dtype, shape) in fields.items():
+        for name, (dtype, shape) in parts.items():
             offsets[name] = end
             end += -(-torch.Size(shape).numel() * dtype.itemsize // 256) * 256
         pinned = device.type == "cuda"
         self._there = torch.zeros(end, dtype=torch.uint8, device=device)
         self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
         offsets["frames"] = offsets["images"]  # a step brings either
-        fields["frames"] = (torch.uint8, (batch * cameras, size, size, 3))
+        parts["frames"] = (torch.uint8, (batch * cameras, size, size, 3))
         self._images_at, self._pixels = offsets["images"], 3 * size * size
 
         def views(block: Tensor) -> dict[str, Tensor]:
-            parts = {}
-            for name, (dtype, shape) in fields.items():
+            seen = {}
+            for name, (dtype, shape) in parts.items():
                 count = torch.Size(shape).numel() * dtype.itemsize
-                parts[name] = block[offsets[name] : offsets[name] + count].view(dtype).view(shape)
-            return parts
+                seen[name] = block[offsets[name] : offsets[name] + count].view(dtype).view(shape)
+            return seen
 
         self.device = SimpleNamespace(**views(self._there))
         self.host = SimpleNamespace(**{name: part.numpy() for name, part in views(self._here).items()})
+
+        kind = {"guided": Guidance, "trained": Committed}.get(rtc)
+        self.rtc = kind and kind(*(getattr(self.device, name) for name in chunking))
+
+    def chunk(self, n: int, rtc: Chunking | None) -> None:
+        """Real-time chunking of the first `n` robots; none: weights or delays of 0."""
+        if rtc is not None:
+            for part in fields(rtc):
+                getattr(self.host, part.name)[:n] = getattr(rtc, part.name).numpy()
+        elif self.rtc is not None:
+            (self.host.weights if isinstance(self.rtc, Guidance) else self.host.delay)[:n] = 0
 
     def upload(self, images: int, frames: bool) -> None:
         end = self._images_at + images * self._pixels * (1 if frames else 4)

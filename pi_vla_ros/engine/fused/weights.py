@@ -3,7 +3,8 @@
 """Weights as the kernels want them: projections packed, norms folded in, everything that is constant tabulated.
 
 Folding, with W a matrix behind a norm (weight g, bias b):   norm(x) @ Wᵀ = plain(x) @ (W·g)ᵀ + W b.
-The sum is formed in fp32 and rounded once. `steps` flow times are fixed, so are the modulations of π0.5 at them.
+The sum is formed in fp32 and rounded once. `steps` flow times are fixed, so are the modulations of π0.5 at them, and
+at time 0, where committed actions stand (model/rtc.py).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pi_vla_ros.kernels.hopper_linear import Matrix, packed, packed_pair
 from pi_vla_ros.kernels.qkv import paired
 from pi_vla_ros.model.flow import times
-from pi_vla_ros.model.gemma import Gemma
+from pi_vla_ros.model.gemma import AdaRMSNorm, Gemma
 from pi_vla_ros.model.pi import PiModel, time_embedding
 
 Norm = tuple[Tensor, Tensor, Tensor]  # shift, weight, bias: see kernels/layer_norm.py
@@ -38,6 +40,8 @@ class VisionLayer:
 
 @dataclass
 class GemmaLayer:
+    """Tensors, or what `for_hopper` makes of them."""
+
     qkv: Tensor  # the last prefix layer: keys and values only, and nothing else
     out: Tensor | None = None
     up: Tensor | None = None  # expert: gate and up rows alternate; prefix: gate rows, then up rows
@@ -46,7 +50,9 @@ class GemmaLayer:
 
 @dataclass
 class Modulation:
-    """π0.5, one norm of one layer at one time: scale [W], gate [W], and shift already behind the next product."""
+    """π0.5, one norm of one layer at one time: scale [W], gate [W], and shift already behind the next product.
+
+    Where actions can be committed, each is [2, ...]: at the time, and at 0."""
 
     scale: Tensor | None = None
     gate: Tensor | None = None
@@ -102,6 +108,15 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, alternate: bool, kv
     return GemmaLayer(qkv, out, folded(layer.post_attention_layernorm, up), down)
 
 
+def for_hopper(w: GemmaLayer) -> GemmaLayer:
+    """A prefix layer's weights as kernels/hopper_linear.py reads them; tiles as wide as make about one wave of programs."""
+    if w.out is None:
+        return GemmaLayer(Matrix.of(packed(w.qkv), 64))
+    up = packed_pair(*w.up.chunk(2))
+    return GemmaLayer(Matrix.of(packed(w.qkv), 160), *(Matrix.of(m, n) for m, n in (
+        (packed(w.out), 128), (up, 256), (packed(w.down), 128))))  # fmt: skip
+
+
 def drop(*modules: nn.Module) -> None:
     """Frees the original parameters: both copies of 3 billion numbers need not be on the GPU at once."""
     for module in modules:
@@ -109,32 +124,48 @@ def drop(*modules: nn.Module) -> None:
             p.data = torch.empty(0, dtype=p.dtype, device=p.device)
 
 
-def modulations(expert: Gemma, packed: list[GemmaLayer], cond: Tensor) -> list[list[tuple[Modulation, Modulation]]]:
-    """cond [N, W] -> for each step and layer, the modulation before attention and before the MLP."""
+def modulations(
+    expert: Gemma, packed: list[GemmaLayer], cond: Tensor, ended: Tensor | None
+) -> list[list[tuple[Modulation, Modulation]]]:
+    """cond [N, W] -> for each step and layer, the modulation before attention and before the MLP; with `ended` [1, W],
+    the condition at time 0, for committed actions too."""
     table = []
     for layer, w in zip(expert.layers, packed, strict=True):
         pair = []
         for norm, following in ((layer.input_layernorm, w.qkv), (layer.post_attention_layernorm, w.up)):
-            scale, shift, gate = norm.dense(cond.to(norm.dense.weight.dtype)).float().chunk(3, dim=-1)
-            shift = shift @ following.float().T
-            pair.append([Modulation(*(t.contiguous() for t in row)) for row in zip(scale, gate, shift, strict=True)])
+            parts = modulated(norm, following, cond)
+            if ended is not None:
+                zero = modulated(norm, following, ended)
+                parts = [torch.stack([t, z.expand_as(t)], dim=1) for t, z in zip(parts, zero, strict=True)]
+            pair.append([Modulation(*(t.contiguous() for t in row)) for row in zip(*parts, strict=True)])
         table.append(list(zip(*pair, strict=True)))
     return [list(step) for step in zip(*table, strict=True)]
+
+
+def modulated(norm: AdaRMSNorm, following: Tensor, cond: Tensor) -> list[Tensor]:
+    """cond [N, W] -> scale, gate [N, W] and the shift behind the product with `following` [M, W], [N, M]."""
+    scale, shift, gate = norm.dense(cond.to(norm.dense.weight.dtype)).float().chunk(3, dim=-1)
+    return [scale, gate, shift @ following.float().T]
+
+
+def condition(model: PiModel, at: list[float]) -> Tensor:
+    """π0.5: what the expert's norms are told of the flow times, [N, W]."""
+    clock = time_embedding(torch.tensor(at, device=model.action_in_proj.weight.device), model.geometry.expert.width)
+    return F.silu(model.time_mlp_out(F.silu(model.time_mlp_in(clock))))
 
 
 def turns(model: PiModel, steps: int) -> tuple[list[Turn], Tensor | None]:
     """Steps + 1 turns (the first only enters, the last only leaves) and the condition of the norms [N, W] (π0.5)."""
     device, width = model.action_in_proj.weight.device, model.geometry.expert.width
-    clock = time_embedding(torch.tensor(times(steps), device=device), width)
     w_in, b_in = model.action_in_proj.weight.float(), model.action_in_proj.bias.float()
     w_out, b_out = -model.action_out_proj.weight.float() / steps, -model.action_out_proj.bias.float() / steps
     if model.geometry.model == "pi05":
-        cond = F.silu(model.time_mlp_out(F.silu(model.time_mlp_in(clock))))
+        cond = condition(model, times(steps))
         scale, shift, _ = model.expert.norm.dense(cond).float().chunk(3, dim=-1)
         leave = [((w_out * (1.0 + s)).contiguous(), b_out + w_out @ t) for s, t in zip(scale, shift, strict=True)]
         enter = [(w_in.contiguous(), b_in)] * steps
     else:
-        cond = None
+        cond, clock = None, time_embedding(torch.tensor(times(steps), device=device), width)
         leave = [((w_out * (1.0 + model.expert.norm.weight.float())).contiguous(), b_out)] * steps
         for_action, for_time = model.action_time_mlp_in.weight.float().chunk(2, dim=1)
         constant = model.action_time_mlp_in.bias.float() + for_action @ b_in + clock @ for_time.T
