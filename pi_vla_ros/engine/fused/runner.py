@@ -139,7 +139,7 @@ class FusedRunner:
             images = d.frames if frames else d.images
             self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
-        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
+        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch])
         mark(2)
         self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
                            None if g.model == "pi05" else d.state[:batch],
