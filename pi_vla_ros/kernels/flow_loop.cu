@@ -8,13 +8,9 @@
 // for its predecessor and then for its weights. Here the weights of a program are one endless stream that depends on
 // nothing: a loading warp keeps a ring of them full while the consumers wait for each other's activations.
 //
-// A matrix tile is 64 numbers deep: rows of 128 bytes, eight rows a group, 16-byte chunks swizzled by the row, which is
-// what the tensor cores read. Activations travel through the L2 cache in this very layout, so a load is a plain copy.
+// Activations travel through the L2 cache as the tiles that the tensor cores read (hopper.cuh), so a load is a plain copy.
 //
 // Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots).
-
-typedef unsigned int u32;
-typedef unsigned long long u64;
 
 constexpr int CTAS = 128, WIDTH = 1024, SPLITS = 16;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
@@ -28,10 +24,9 @@ constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core
 
 struct Params {
   const char *weights, *mix;
-  char *keys, *values, *h, *q, *att, *act, *mixed;
-  float *part, *ml, *opart, *dpart, *ss, *xg, *x_t;
+  char *h, *q, *att, *act, *mixed;
+  float *part, *ml, *opart, *dpart, *ss, *xg;
   const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering;
-  const int *lengths;
   u32 *counters;
   long long chunks, steps, tokens;
 };
@@ -41,30 +36,6 @@ enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_PART, C_ATT = C_PART + 8, C_ACT = 
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ u32 shared(const void *p) { return (u32)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ void bar_init(u32 bar, u32 count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-__device__ __forceinline__ void bar_expect(u32 bar, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void bar_arrive(u32 bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-__device__ __forceinline__ void bar_wait(u32 bar, u32 parity) {
-  u32 done;
-  do {
-    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                 : "=r"(done) : "r"(bar), "r"(parity) : "memory");
-  } while (!done);
-}
-__device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32 bar) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-               ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
-}
-// Ordinary accesses before, copies after; each memory has its own (one fence for all costs 0.3 µs more, a layer has 14).
-__device__ __forceinline__ void fence_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
-__device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void consumers_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
 __device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
@@ -83,57 +54,6 @@ __device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
   consumers_sync();
 }
 
-// --- tensor cores -----------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ u64 tile_at(u32 address) {  // K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart
-  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)1 << 16) | ((address & 0x3FFFF) >> 4);
-}
-__device__ __forceinline__ void mma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int N> __device__ __forceinline__ void mma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
-
-#define F4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define D32 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
-__device__ __forceinline__ void mma64(float (&d)[32], u64 a, u64 b, int add) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %34, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32 ", %32, %33, p, 1, 1, 0, 0; }"
-               : F4(0), F4(4), F4(8), F4(12), F4(16), F4(20), F4(24), F4(28) : "l"(a), "l"(b), "r"(add));
-}
-__device__ __forceinline__ void mma64_regs(float (&d)[32], const u32 (&a)[4], u64 b, int add) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %37, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32 ", {%32,%33,%34,%35}, %36, p, 1, 1, 0; }"
-               : F4(0), F4(4), F4(8), F4(12), F4(16), F4(20), F4(24), F4(28)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-__device__ __forceinline__ void mma32(float (&d)[16], u64 a, u64 b, int add) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %18, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, p, 1, 1, 0, 0; }"
-               : F4(0), F4(4), F4(8), F4(12) : "l"(a), "l"(b), "r"(add));
-}
-__device__ __forceinline__ void mma24(float (&d)[12], u64 a, u64 b, int add) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %14, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n24k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11}, "
-               "%12, %13, p, 1, 1, 0, 0; }" : F4(0), F4(4), F4(8) : "l"(a), "l"(b), "r"(add));
-}
-
-__device__ __forceinline__ int uniform(int v) { return __shfl_sync(~0u, v, 0); }  // tells the compiler so
-__device__ __forceinline__ u32 pack(float lo, float hi) {
-  u32 r;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));
-  return r;
-}
-__device__ __forceinline__ float lower(u32 v) { return __uint_as_float(v << 16); }
-__device__ __forceinline__ float upper(u32 v) { return __uint_as_float(v & 0xffff0000u); }
-__device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-__device__ __forceinline__ float gelu_tanh(float x) {
-  float z = 1.5957691216057308f * x * (1.f + 0.044715f * x * x);
-  return __fdividef(x, 1.f + exp2_fast(-1.4426950408889634f * z));
-}
-__device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
-// Byte of (row, 16-byte chunk) in a tile of 128-byte rows.
-__device__ __forceinline__ int at(int row, int chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
-
 // --- the kernel -------------------------------------------------------------------------------------------------
 
 struct Ring {  // where a warp is in the endless stream of slots
@@ -142,7 +62,7 @@ struct Ring {  // where a warp is in the endless stream of slots
   __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
 };
 
-extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *params) {
+extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   char *a_tile = base;                 // activations of the phase; once they are used, partial results
@@ -158,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
   __syncthreads();
   const int piece = cta >> 4, column = cta & 15;  // of the inner axis and of the 64-column tiles; head and its split
   const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
-  const int start = uniform(p.lengths[0]), total = start + T, chunks = (total + 63) / 64;
+  const int start = uniform(lengths[0]), total = start + T, chunks = (total + 63) / 64;
   u32 *const count = p.counters;
 #define COUNTER(i) (count + (i) * 32)
 
@@ -192,9 +112,9 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
             wait_for(COUNTER(C_QKV), QKV_CTAS * (L + 1));
             fence_global();
           }
-          long long offset = (layer * p.chunks + chunk) * CHUNK;
-          for (int i = 0; i < 4; i++) put(p.keys + offset + i * SLOT, SLOT);
-          for (int i = 0; i < 4; i++) put(p.values + offset + i * SLOT, SLOT);
+          const long long offset = (long long)(layer * layer_chunks + chunk) * CHUNK;
+          for (int i = 0; i < 4; i++) put(keys + offset + i * SLOT, SLOT);
+          for (int i = 0; i < 4; i++) put(values + offset + i * SLOT, SLOT);
         }
         for (int i = 0; i < 28; i++) put(w + i * SLOT, SLOT);
       }
@@ -360,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
       consumers_sync();
     }
     if (step == steps) {
-      if (tid < 32) p.x_t[cta * 32 + tid] = moved[tid];
+      if (tid < 32) x_t[cta * 32 + tid] = moved[tid];
       return;
     }
     float4 y = __ldg((const float4 *)(p.enter_b + step * WIDTH + tid * 4));
@@ -392,7 +312,14 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
     publish(COUNTER(C_TURN));
   };
 
-  if (cta < actions && tid < 32) moved[tid] = p.x_t[cta * 32 + tid];
+  // Positions behind the last token, up to a whole chunk: their weight is 0, and 0 · NaN would be NaN.
+  if (cta < QKV_CTAS)
+    for (int i = cta * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += QKV_CTAS * 256) {
+      const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
+      const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * SLOT + at(key & 63, piece & 7);
+      *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
+    }
+  if (cta < actions && tid < 32) moved[tid] = x_t[cta * 32 + tid];
   consumers_sync();
 
   for (int step = 0, L = 0; step < steps; step++) {
@@ -448,25 +375,18 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
         consumers_sync();
         if (row < T) {
           const int place = key & 63;
-          const long long own = (layer * p.chunks + (key >> 6)) * CHUNK;
+          const long long own = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK;
 #pragma unroll
           for (int i = 0; i < 3; i++) {
             const int c = (tid & 3) * 6 + 2 * i, col = first + 2 * i;
             if (col >= 2560) break;
             float2 u = *(float2 *)(R + row * R_STRIDE + c), w = *(float2 *)(R + (64 + row) * R_STRIDE + c);
             const float y1 = (u.x + w.x) * rs[row] + shift[i].x, y2 = (u.y + w.y) * rs[row] + shift[i].y;
-            const int d0 = col & 255;
-            if (col < 2304) {  // queries and keys turn; a pair of the rotation stands side by side
-              const float cs = turned[i].x, sn = turned[i].y;
-              const u32 out = pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn);
-              const int block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
-              if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
-              else *(u32 *)(p.keys + own + block * SLOT + at(place, chunk) + rest) = out;
-            } else {  // values are kept transposed: the second product of attention runs over keys
-              const u32 both_ = pack(y1, y2);
-              *(unsigned short *)(p.values + own + at(d0, place >> 3) + (place & 7) * 2) = (unsigned short)both_;
-              *(unsigned short *)(p.values + own + at(d0 + 1, place >> 3) + (place & 7) * 2) = (unsigned short)(both_ >> 16);
-            }
+            const int d0 = col & 255, block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
+            const float cs = turned[i].x, sn = turned[i].y;  // queries and keys turn; such a pair stands side by side
+            const u32 out = col < 2304 ? pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn) : pack(y1, y2);
+            if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
+            else *(u32 *)((col < 2304 ? keys : values) + own + block * SLOT + at(place, chunk) + rest) = out;
           }
         }
         publish(COUNTER(C_QKV));
@@ -529,12 +449,12 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
 #pragma unroll
           for (int j = 0; j < 2; j++) {
             float o[32];
-            const u64 b = tile_at(ring_at + (group ? slots[2 + j] : slots[j]) * SLOT);
+            const u64 b = transposed_tile_at(ring_at + (group ? slots[2 + j] : slots[j]) * SLOT);
             mma_begin();
 #pragma unroll
             for (int k = 0; k < 4; k++) {
               const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-              mma64_regs(o, a, b + 2 * k, k);
+              mma64_regs_transposed(o, a, b + 128 * k, k);
             }
             mma_commit();
             mma_wait<0>();

@@ -9,35 +9,29 @@ Custom CUDA, because Triton has no way to ask for weights ahead of a wait across
 layer took 37 µs on an H200, this kernel's record is in docs/engine/. The Triton stages do all other sizes and GPUs.
 
 Layouts. A tile is [rows, 64] bf16 with the eight 16-byte chunks of a row permuted by `chunk ^ (row % 8)`. Activations
-are a list of tiles, 64 columns each. Keys of 64 positions are four tiles [64 keys, 64 of D], their values, transposed,
-four tiles [64 of D, 64 keys]. Weights: per layer and program, in the order in which it uses them.
+are a list of tiles, 64 columns each. Keys and values of 64 positions, a chunk, are four tiles [64 positions, 64 of D] each.
+Weights: per layer and program, in the order in which it uses them.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from pi_vla_ros.kernels.common import chain
+from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, mma
 
 CTAS, QKV_CTAS, QKV_ROWS, SLOT = 128, 107, 24, 8192
+LAYER_ELEMENTS = 8 * 2 * QKV_ROWS * 64 + 28 * SLOT // 2  # of a program
 COUNTERS = 128
-SHARED = 232448  # bytes of shared memory that a program may have (sm_90)
 
 
-def fits(geometry, batch: int, device: torch.device) -> bool:
-    """Whether the kernel can run this: sizes are those of the published models, one robot, Hopper."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0) or batch != 1:
+def fits(geometry, device: torch.device) -> bool:
+    """Whether the kernel can run this: sizes are those of the published models, Hopper."""
+    if not available(device) or torch.cuda.get_device_properties(device).multi_processor_count < CTAS:
         return False
-    if not hasattr(torch.cuda, "_compile_kernel"):  # PyTorch's door to NVRTC, not yet a public one
-        return False
-    g, chip = geometry.expert, torch.cuda.get_device_properties(device)
-    sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim)
-    return sizes == (1024, 4096, 8, 256, 32) and geometry.suffix <= 64 and chip.multi_processor_count >= CTAS
+    g = geometry.expert
+    sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, geometry.language.width % 256)
+    return sizes == (1024, 4096, 8, 256, 32, 0) and geometry.suffix <= 64
 
 
 def tiles(w: Tensor, rows: int) -> Tensor:
@@ -66,56 +60,27 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     )
 
 
-@triton.jit
-def chunks_kernel(
-    keys, values, key_chunks, value_chunks, lengths, layer_stride, chunks, D: tl.constexpr, PDL: tl.constexpr
-):
-    """The prefix's keys and values in the layout above. What is no key of the prefix becomes 0: a masked score has
-    weight 0, and 0 times whatever stood there before might be NaN."""
-    chain(PDL)
-    chunk, layer = tl.program_id(0), tl.program_id(1)
-    place, d = tl.arange(0, 64)[:, None], tl.arange(0, D)[None, :]
-    key = chunk * 64 + place
-    at = layer * layer_stride + key * D + d
-    some = key < tl.load(lengths)
-    k, v = tl.load(keys + at, mask=some, other=0.0), tl.load(values + at, mask=some, other=0.0)
-    base = (layer * chunks + chunk) * (64 * D)
-    tl.store(key_chunks + base + ((d // 64) * 64 + place) * 64 + ((d % 64 // 8) ^ (place % 8)) * 8 + d % 8, k)
-    tl.store(value_chunks + base + d * 64 + ((place // 8) ^ (d % 8)) * 8 + place % 8, v)
-
-
 class FlowLoop:
     """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
-                 tokens: int, steps: int):  # fmt: skip
-        """layers: GemmaLayer list; turns, modulation: engine/fused/weights.py; mix, entering: π0's last product
-        before the layers, [W, W] and its constant part [64, W]."""
+                 tokens: int, steps: int, keep: bool):  # fmt: skip
+        """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
+        π0's last product before the layers, [W, W] and its constant part [64, W]."""
         device = rope[0].device
         self._state = int(mix is not None)
-        self._tokens, self._steps, self._depth = tokens, steps, len(layers)
+        self._depth = len(layers)
         groups = 7 if tokens <= 56 else 8
         activations = 16 * groups * 1024 + 1024
         ring = (SHARED - 1024 - activations - 1024) // SLOT
-        source = (Path(__file__).parent / "flow_loop.cu").read_text()
         defines = {"GROUPS": groups, "STATE": self._state, "LAYERS": self._depth, "RING": ring}
-        source = (
-            "".join(f"#define {k} {v}\n" for k, v in defines.items())
-            + "#define INFINITY __int_as_float(0x7f800000)\n"
-            + source
-        )
-        self._kernel = torch.cuda._compile_kernel(source, "flow_loop", compute_capability="90a")
-        self._kernel.set_shared_memory_config(SHARED)
+        wrappers = mma(24), mma(32), mma(64), mma(64, "regs", transposed=True)
+        self._kernel = Kernel("flow_loop", defines, wrappers)
 
-        self._chunks = triton.cdiv(key_rows, 64)
+        self._chunks = -(-key_rows // 64)
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups * 512  # elements of 64 columns
-        self._key_chunks = torch.zeros(self._depth, self._chunks, 64 * 256, **bf16)
-        self._value_chunks = torch.zeros_like(self._key_chunks)
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
-        self._x_t = torch.zeros(tokens, 32, **f32)
-        self._lengths = torch.zeros(1, device=device, dtype=torch.int32)
-        self.entering = entering
 
         none = torch.zeros(1, **f32)
         enter_w = turns[0].enter[0].T.contiguous()
@@ -127,36 +92,25 @@ class FlowLoop:
             scale = torch.stack([*(m.scale for m in flat), torch.zeros_like(flat[0].scale)])
             gate = torch.stack([m.gate for m in flat])
             shift_qkv, shift_up = (torch.stack([m.shift for m in flat[i::2]]) for i in range(2))
+        weights = torch.empty(len(layers), CTAS, LAYER_ELEMENTS, **bf16)
+        for packed, w in zip(weights, layers, strict=True):
+            packed.copy_(packed_layer(w.qkv, w.out, w.up, w.down))
+            if not keep:
+                w.qkv = w.out = w.up = w.down = None
         self._keep = [  # in the order of struct Params
-            torch.stack([packed_layer(w.qkv, w.out, w.up, w.down) for w in layers]),
+            weights,
             none if mix is None else by_program(tiles(mix.to(torch.bfloat16), 64), 8).contiguous(),
-            self._key_chunks, self._value_chunks,
             *(torch.zeros(n * block, **bf16) for n in (16, 32, 32, 64, 16)),  # h, q, att, act, mixed
             torch.zeros(8 * self._chunks, 64, 256, **f32), torch.zeros(8 * self._chunks, 64, 2, **f32),  # part, ml
             torch.zeros(CTAS, 64, 64, **f32), torch.zeros(CTAS, 64, 64, **f32),  # opart, dpart
             torch.zeros(64, CTAS, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
-            self._x_t, shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
-            none if entering is None else entering, self._lengths, self._counters,
+            shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
+            none if entering is None else entering, self._counters,
         ]  # fmt: skip
         sizes = [self._chunks, steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
-    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, pdl: bool) -> None:
-        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values [layers, ≥ 1, key_rows, D]: the first robot's."""
-        chunks_kernel[(self._chunks, self._depth)](
-            keys,
-            values,
-            self._key_chunks,
-            self._value_chunks,
-            lengths,
-            keys.stride(0),
-            self._chunks,
-            256,
-            pdl,
-            launch_pdl=pdl,
-        )
-        self._x_t[: len(x_t)].copy_(x_t)
-        self._lengths.copy_(lengths[:1])
+    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> None:
+        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks."""
         self._counters.zero_()
-        self._kernel(grid=(CTAS, 1, 1), block=(384, 1, 1), args=[self._params], shared_mem=SHARED)
-        x_t.copy_(self._x_t[: len(x_t)])
+        self._kernel(CTAS, 384, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256)])

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
+from pi_vla_ros.engine.noise import Keys
 from pi_vla_ros.kernels.common import chained
+from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.pi import PiModel
 from pi_vla_ros.model.rtc import Chunking, Committed, Guidance, each
@@ -34,7 +36,7 @@ class FusedRunner:
         g = self.geometry = model.geometry
         self._device = device = model.action_in_proj.weight.device
         self._cuda = device.type == "cuda"
-        pdl = chained(device) if pdl is None else pdl
+        pdl = self._pdl = chained(device) if pdl is None else pdl
         if tune is None:
             tune = tuning_for(device, max_batch)
         self._cameras, self._batch = cameras, max_batch
@@ -71,11 +73,7 @@ class FusedRunner:
         answers: list[Tensor | None] = [None] * len(masks)
         for mask in set(masks):  # robots that see with the same cameras go together
             group = [i for i, m in enumerate(masks) if m == mask]
-            state = None if inputs.state is None else inputs.state[group]
-            given = {n: getattr(inputs, n)[group] for n in ("pixel_values", "input_ids", "lang_lens", "noise")}
-            rtc = each(getattr(inputs, "rtc", None), lambda t: t[group])  # noqa: B023
-            part = SimpleNamespace(**given, state=state, rtc=rtc)
-            for i, actions in zip(group, self._run_group(part, mask), strict=True):
+            for i, actions in zip(group, self._run_group(_robots(inputs, group), mask), strict=True):
                 answers[i] = actions
         return torch.stack(answers)
 
@@ -83,10 +81,10 @@ class FusedRunner:
         """Robots that all see with the cameras of `mask`."""
         cameras = [i for i, seen in enumerate(mask) if seen]
         # numpy on the host: a torch operation costs several times more there, and there are a dozen
-        pixels, lengths, ids, noise = (
-            t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids, inputs.noise)
+        pixels, lengths, ids = (
+            t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids)
         )
-        n, frames = len(noise), inputs.pixel_values.dtype == torch.uint8
+        n, frames = len(lengths), inputs.pixel_values.dtype == torch.uint8
         if len(cameras) < len(mask):
             pixels = pixels[:, cameras]
         key = (n, len(cameras), self._bucket(int(lengths.max())), frames)
@@ -99,7 +97,7 @@ class FusedRunner:
         host.tokens[:n, ids.shape[1] :] = 0
         if inputs.state is not None:
             host.state[:n] = inputs.state.numpy(force=True)
-        host.noise[:n] = noise
+        arena.noise(n, inputs.noise)
         arena.chunk(n, getattr(inputs, "rtc", None))
         target = host.frames if frames else host.images
         target[: n * len(cameras)] = pixels.reshape(n * len(cameras), *pixels.shape[2:])
@@ -135,11 +133,12 @@ class FusedRunner:
         share = seen + prompt
         x_t = d.noise[:batch].view(-1, g.action_dim)
         mark(0)
+        draw(d.noise[:batch], d.keys[:batch], d.scale[:batch], pdl=self._pdl)
         if cameras:
             images = d.frames if frames else d.images
             self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
-        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch])
+        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
         mark(2)
         self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
                            None if g.model == "pi05" else d.state[:batch],
@@ -162,6 +161,16 @@ class FusedRunner:
         return self._graphs[key].replay
 
 
+def _robots(inputs, group: list[int]) -> SimpleNamespace:
+    """The same request for some of its robots."""
+
+    def some(value):
+        return value[group] if isinstance(value, Tensor) else each(value, lambda t: t[group])
+
+    names = ("pixel_values", "lang_lens", "input_ids", "noise", "state", "rtc")
+    return SimpleNamespace(**{name: some(getattr(inputs, name, None)) for name in names})
+
+
 class _Arena:
     """All inputs of a step in one block of memory, here (pinned) and there: one copy uploads them."""
 
@@ -178,6 +187,8 @@ class _Arena:
             "tokens": (torch.int64, (batch, prompt)),
             "state": (torch.float32, (batch, g.action_dim)),
             "noise": (torch.float32, (batch, g.chunk, g.action_dim)),
+            "keys": (torch.int64, (batch, 4)),
+            "scale": (torch.float32, (batch,)),
             **chunking,
             "images": (torch.float32, (batch * cameras, 3, size, size)),
         }
@@ -204,6 +215,14 @@ class _Arena:
 
         kind = {"guided": Guidance, "trained": Committed}.get(rtc)
         self.rtc = kind and kind(*(getattr(self.device, name) for name in chunking))
+
+    def noise(self, n: int, noise: Tensor | Keys) -> None:
+        """Of the first `n` robots: given, or what the graph draws it from."""
+        if isinstance(noise, Tensor):
+            self.host.noise[:n] = noise.numpy(force=True)
+            self.host.keys[:n] = 0
+        else:
+            self.host.keys[:n], self.host.scale[:n] = noise.keys.numpy(), noise.scale.numpy()
 
     def chunk(self, n: int, rtc: Chunking | None) -> None:
         """Real-time chunking of the first `n` robots; none: weights or delays of 0."""

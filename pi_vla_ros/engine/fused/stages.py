@@ -16,6 +16,7 @@ from pi_vla_ros.engine.fused.tuning import Tuning
 from pi_vla_ros.engine.fused.weights import (
     condition,
     drop,
+    for_hopper,
     gemma_layer,
     kept,
     modulations,
@@ -24,10 +25,13 @@ from pi_vla_ros.engine.fused.weights import (
     vision_layer,
 )
 from pi_vla_ros.kernels.attention import attention, split_attention
+from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.embed import patches, text
 from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
 from pi_vla_ros.kernels.geglu import geglu, row_sums
 from pi_vla_ros.kernels.heads import turn
+from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
+from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.layer_norm import layer_norm
 from pi_vla_ros.kernels.linear import Stats, linear
 from pi_vla_ros.kernels.qkv import qkv, rope_tables
@@ -119,31 +123,41 @@ class PrefixStage:
         self._pdl = pdl
         device = model.projector.weight.device
         depth = len(model.language.layers)
+        sizes = g.head_dim, g.heads, g.width % 256, g.mlp % 256
+        self._hopper = dtype == torch.bfloat16 and available(device) and sizes == (256, 8, 0, 0)
         self._layers = []
         for i, layer in enumerate(model.language.layers):
-            self._layers.append(gemma_layer(layer, g.head_dim, dtype, alternate=False, kv_only=i == depth - 1))
+            ours = gemma_layer(layer, g.head_dim, dtype, alternate=False, kv_only=i == depth - 1)
             drop(layer)
+            self._layers.append(for_hopper(ours) if self._hopper else ours)
         self._table = model.embed_tokens.weight
-        rows = batch * longest
+        rows, key_rows = batch * longest, triton.cdiv(key_rows, 64) * 64
         empty = {"device": device, "dtype": dtype}
         self.x = torch.empty(rows, g.width, **empty)
         self._q = torch.empty(rows, g.heads * g.head_dim, **empty)
         self._seen = torch.empty_like(self._q)
         self._mlp = torch.empty(rows, g.mlp, **empty)
-        self._raw = torch.empty(rows, 2 * g.mlp, **empty)
+        self._raw = torch.empty(0 if self._hopper else rows, 2 * g.mlp, **empty)
         self.keys = torch.zeros(depth, batch, key_rows, g.head_dim, **empty)
         self.values = torch.zeros_like(self.keys)
         self.rope = rope_tables(key_rows, g.head_dim, device)
+        if self._hopper:
+            self._rows = [Rows.of(b) for b in (self.x, self._seen, self._mlp)]
+            self._queries = queries_map(self._q.view(-1, g.head_dim))
         self.retune(tune)
 
     def retune(self, tune: Tuning) -> None:
         self._tune = tune
-        writers = (tune.projector.bn, tune.prefix_out.bn, self._g.width)
+        writers = (
+            (tune.projector.bn, 64, 64) if self._hopper else (tune.projector.bn, tune.prefix_out.bn, self._g.width)
+        )
         sums = [statistics(self._g.width, bn, len(self.x), self.x.device) for bn in writers]
         self.sums, self._attended, self._done = sums
 
-    def launch(self, tokens: Tensor, seen_rows: int, prompt: int, lengths: Tensor) -> None:
-        """tokens [B, ≥ prompt]; seen_rows: camera tokens of a robot, there already; lengths [B] int32: rows that count."""
+    def launch(self, tokens: Tensor, seen_rows: int, prompt: int, lengths: Tensor, chunked: bool = False) -> None:
+        """tokens [B, ≥ prompt]; seen_rows: camera tokens of a robot, there already; lengths [B] int32: rows that count.
+
+        chunked: keys and values as the expert's resident kernel wants them (one robot on Hopper)."""
         g, t, pdl = self._g, self._tune, self._pdl
         batch, share = len(tokens), seen_rows + prompt
         n = batch * share
@@ -154,6 +168,9 @@ class PrefixStage:
         before = self.sums
         at = t.prefix_attention
         *layers, last = self._layers
+        if self._hopper:
+            self._launch_on_hopper(batch, share, lengths, chunked)
+            return
         for i, w in enumerate(layers):
             k, v = self.keys[i, :batch], self.values[i, :batch]
             qkv(x, w.qkv, before, self.rope, q, k, v, share, t.prefix_qkv, pdl=pdl)
@@ -167,6 +184,28 @@ class PrefixStage:
             before = self._done
         qkv(x, last.qkv, before, self.rope, q, self.keys[-1, :batch], self.values[-1, :batch], share, t.prefix_kv,
             pdl=pdl)  # fmt: skip
+
+    def _launch_on_hopper(self, batch: int, share: int, lengths: Tensor, chunked: bool) -> None:
+        """The layers: all products in CUDA, attention too where the keys are in chunks."""
+        g, pdl, at = self._g, self._pdl, self._tune.prefix_attention
+        n = batch * share
+        x, seen, mlp = self._rows
+        before = self.sums
+        *layers, last = self._layers
+        for i, w in enumerate(layers):
+            k, v = self.keys[i, :batch], self.values[i, :batch]
+            qkv_linear(x, n, w.qkv, before, self.rope, self._q, k, v, share, chunked=chunked, pdl=pdl)
+            if chunked:
+                chunk_attention(self._queries, n * g.heads, k, v, self._seen, lengths, pdl=pdl)
+            else:
+                q, out = (b[:n].view(batch, share * g.heads, g.head_dim) for b in (self._q, self._seen))
+                attention(q, k, v, out, lengths, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps, pdl=pdl)
+            residual_linear(seen, n, w.out, self.x, self._attended, pdl=pdl)
+            geglu_linear(x, n, w.up, self._mlp, self._attended, pdl=pdl)
+            residual_linear(mlp, n, w.down, self.x, self._done, pdl=pdl)
+            before = self._done
+        qkv_linear(x, n, last.qkv, before, self.rope, None, self.keys[-1, :batch], self.values[-1, :batch], share,
+                   chunked=chunked, pdl=pdl)  # fmt: skip
 
 
 class ExpertStage:
@@ -200,11 +239,15 @@ class ExpertStage:
         self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
         self._resident = None
         # the resident kernel does not know real-time chunking
-        if tune.resident and rtc == "off" and dtype == torch.bfloat16 and fits(geometry, 1, device):
+        if tune.resident and rtc == "off" and dtype == torch.bfloat16 and fits(geometry, device):
             mix, entering = (self._mix, self._entering[:BLOCK_ROWS]) if self._state_token else (None, None)
             self._resident = FlowLoop(self._layers, self._turns, self._modulation, mix, entering, rope, key_rows,
-                                      self._tokens, steps)  # fmt: skip
+                                      self._tokens, steps, keep=batch > 1)  # fmt: skip
         self.retune(tune)
+
+    def chunked(self, batch: int) -> bool:
+        """Whether `batch` robots' keys and values must be in chunks."""
+        return self._resident is not None and batch == 1
 
     def retune(self, tune: Tuning) -> None:
         self._tune, g = tune, self._g
@@ -228,12 +271,12 @@ class ExpertStage:
         rtc: tensors on the device, read at every replay; contiguous, one row a robot: target [B, H, A] fp32; guided:
         weights [B, H] fp32, most [B] fp32; trained: delay [B] int32. Nothing is asked where weights or delay are 0.
         """
-        tokens, pdl = self._tokens, self._pdl
+        tokens = self._tokens
         if self._state_token:
             w, b = self._state_proj
             self._entering[: batch * tokens].view(batch, tokens, -1)[:, 0] = state @ w.T + b
-        if self._resident and batch == 1:
-            self._resident.launch(x_t, lengths, keys, values, pdl)
+        if self.chunked(batch):
+            self._resident.launch(x_t, lengths, keys, values)
             return
         first, *others = self._turns
         self._enter(first, None, x_t, batch, 0, rtc)

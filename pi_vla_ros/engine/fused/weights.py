@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pi_vla_ros.kernels.hopper_linear import Matrix, packed, packed_pair
 from pi_vla_ros.kernels.qkv import paired
 from pi_vla_ros.model.flow import times
 from pi_vla_ros.model.gemma import AdaRMSNorm, Gemma
@@ -39,6 +40,8 @@ class VisionLayer:
 
 @dataclass
 class GemmaLayer:
+    """Tensors, or what `for_hopper` makes of them."""
+
     qkv: Tensor  # the last prefix layer: keys and values only, and nothing else
     out: Tensor | None = None
     up: Tensor | None = None  # expert: gate and up rows alternate; prefix: gate rows, then up rows
@@ -103,6 +106,15 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, alternate: bool, kv
     up = torch.stack(pair, dim=1).flatten(0, 1) if alternate else torch.cat(pair)
     out, down = kept(a.o_proj.weight, dtype).contiguous(), kept(m.down_proj.weight, dtype).contiguous()
     return GemmaLayer(qkv, out, folded(layer.post_attention_layernorm, up), down)
+
+
+def for_hopper(w: GemmaLayer) -> GemmaLayer:
+    """A prefix layer's weights as kernels/hopper_linear.py reads them; tiles as wide as make about one wave of programs."""
+    if w.out is None:
+        return GemmaLayer(Matrix.of(packed(w.qkv), 64))
+    up = packed_pair(*w.up.chunk(2))
+    return GemmaLayer(Matrix.of(packed(w.qkv), 160), *(Matrix.of(m, n) for m, n in (
+        (packed(w.out), 128), (up, 256), (packed(w.down), 128))))  # fmt: skip
 
 
 def drop(*modules: nn.Module) -> None:
