@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -127,6 +128,15 @@ class Engine:
     def stage_ms(self) -> Mapping[str, float]:
         """Milliseconds of the last step by stage: vision, prefix, expert, copies."""
         return self._runner.stage_ms() if self._runner else {}
+
+    @contextmanager
+    def uncaptured(self) -> Iterator[None]:
+        """Steps in here run kernel by kernel, in ranges named by phase: for profilers. Fused engines only."""
+        self._runner.captured = False
+        try:
+            yield
+        finally:
+            self._runner.captured = True
 
     def close(self) -> None:
         """Free the model, its buffers and graphs. Safe to call twice."""

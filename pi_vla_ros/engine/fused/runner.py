@@ -17,6 +17,7 @@ from torch import Tensor
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.engine.noise import Keys
+from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import STEPS
@@ -52,6 +53,7 @@ class FusedRunner:
         self._arena = _Arena(g, cameras, max_batch, self._prompt, device, rtc)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._graphs: dict[tuple, object] = {}
+        self.captured = True  # False: kernel by kernel, for profilers
         self._events = None
         if self._cuda:
             self._stream = torch.cuda.Stream(device)
@@ -81,9 +83,7 @@ class FusedRunner:
         """Robots that all see with the cameras of `mask`."""
         cameras = [i for i, seen in enumerate(mask) if seen]
         # numpy on the host: a torch operation costs several times more there, and there are a dozen
-        pixels, lengths, ids = (
-            t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids)
-        )
+        pixels, lengths, ids = (t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids))
         n, frames = len(lengths), inputs.pixel_values.dtype == torch.uint8
         if len(cameras) < len(mask):
             pixels = pixels[:, cameras]
@@ -133,22 +133,25 @@ class FusedRunner:
         share = seen + prompt
         x_t = d.noise[:batch].view(-1, g.action_dim)
         mark(0)
-        draw(d.noise[:batch], d.keys[:batch], d.scale[:batch], pdl=self._pdl)
-        if cameras:
-            images = d.frames if frames else d.images
-            self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
+        with phase("vision"):
+            draw(d.noise[:batch], d.keys[:batch], d.scale[:batch], pdl=self._pdl)
+            if cameras:
+                images = d.frames if frames else d.images
+                self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
-        self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
+        with phase("prefix"):
+            self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
         mark(2)
-        self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
-                           None if g.model == "pi05" else d.state[:batch],
-                           each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
+        with phase("expert"):
+            self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
+                               None if g.model == "pi05" else d.state[:batch],
+                               each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
         mark(3)
 
     @torch.no_grad()
     def _graph(self, *key):
         """Replays (batch, cameras, prompt bucket, frames)."""
-        if not self._cuda:
+        if not (self._cuda and self.captured):
             return lambda: self._launch(*key)
         if key not in self._graphs:
             with torch.cuda.stream(self._stream):

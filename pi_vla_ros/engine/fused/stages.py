@@ -24,6 +24,7 @@ from pi_vla_ros.engine.fused.weights import (
     turns,
     vision_layer,
 )
+from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.kernels.attention import attention, split_attention
 from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.embed import patches, text
@@ -164,7 +165,8 @@ class PrefixStage:
         x, q, seen, mlp, raw = (b[:n] for b in (self.x, self._q, self._seen, self._mlp, self._raw))
         folded = (batch, share * g.heads, g.head_dim)
         if prompt:
-            text(tokens, prompt, self._table, x, share, seen_rows, self.sums, pdl=pdl)
+            with phase("lang_pack"):
+                text(tokens, prompt, self._table, x, share, seen_rows, self.sums, pdl=pdl)
         before = self.sums
         at = t.prefix_attention
         *layers, last = self._layers
@@ -282,8 +284,9 @@ class ExpertStage:
         self._enter(first, None, x_t, batch, 0, rtc)
         delay = rtc.delay if isinstance(rtc, Committed) else None
         for step, following in enumerate(others):
-            self._layers_of(step, batch, longest + tokens, lengths, keys, values, rope, delay)
-            self._enter(following, following.leave, x_t, batch, step + 1, rtc)
+            with phase("expert_step"):
+                self._layers_of(step, batch, longest + tokens, lengths, keys, values, rope, delay)
+                self._enter(following, following.leave, x_t, batch, step + 1, rtc)
 
     def _enter(self, heads, leave, x_t: Tensor, batch: int, step: int, rtc: Chunking | None) -> None:
         """Velocity out (if `leave`), tokens in (unless it was the last step)."""
