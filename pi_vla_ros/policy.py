@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 import warnings
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from pi_vla_ros.engine import (
     PI05Request,
     RuntimeConfig,
 )
-from pi_vla_ros.model.rtc import schedule_weights
+from pi_vla_ros.model.rtc_schedule import schedule_weights
 from pi_vla_ros.processing.images import Resize
 from pi_vla_ros.processing.processor import Processor
 from pi_vla_ros.processing.units import policy_state
@@ -79,7 +80,6 @@ class Policy:
         self._max_delay, self._told = described.rtc_max_delay, False
         self._engine = _engine(described, self.options, self._rtc)
         self._dt = 1.0 / robot.timing.action_hz
-        self._noise = np.random.default_rng(self.options.seed)
         self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
         self._warm_up()
 
@@ -101,7 +101,8 @@ class Policy:
             "input_ids": inputs.input_ids,
             "lang_lens": inputs.lang_lens,
             "camera_mask": inputs.camera_mask,
-            "noise": self._draw(),
+            "seed": self.options.seed,
+            "noise_scale": self.options.noise_scale,
         }
         if previous is not None and self._rtc != "off":
             request |= self._agree_with(previous, observation.stamp, inputs.raw_state, delay)
@@ -131,7 +132,6 @@ class Policy:
             black = {slot: np.zeros((224, 224, 3), np.uint8) for slot in self._robot.cameras}
             for _ in range(WARM_UPS):
                 self.infer(Observation(black, self._robot.home, "warm up", 0.0))
-            self._noise = np.random.default_rng(self.options.seed)
 
     def _agree_with(self, previous: ActionChunk, stamp: float, raw_state: np.ndarray, delay: float) -> dict:
         """What `previous` says for the times of a chunk that begins at `stamp`, and how firmly it holds."""
@@ -166,13 +166,6 @@ class Policy:
                 stacklevel=3,
             )
 
-    def _draw(self) -> torch.Tensor:
-        """Noise (1, chunk, action_dim) float32."""
-        g, fixed = self._engine.geometry, self.options.seed is not None
-        source = np.random.default_rng(self.options.seed) if fixed else self._noise
-        noise = source.standard_normal((1, g.chunk, g.action_dim), dtype=np.float32)
-        return torch.from_numpy(noise * np.float32(self.options.noise_scale))
-
 
 def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str) -> Engine:
     target = options.target
@@ -185,7 +178,10 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str) -> Engine:
     device = DeviceConfig(target=target, params_dtype=dtype, cpu_threads=options.cpu_threads)
     model = checkpoint.geometry.model
     args = (PI0Args if model == "pi0" else PI05Args)(
-        checkpoint_dir=checkpoint.path, num_inference_steps=options.steps, vision_params_dtype=None
+        checkpoint_dir=checkpoint.path,
+        num_inference_steps=options.steps,
+        vision_params_dtype=None,
+        seed=secrets.randbits(62),
     )
     return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(rtc=rtc))))
 

@@ -20,6 +20,7 @@ from pi_vla_ros.engine import (
     RequestError,
     RuntimeConfig,
 )
+from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.model.flow import sample, times
 from pi_vla_ros.model.geometry import tiny
 
@@ -101,6 +102,34 @@ def test_noise_is_seeded():
         assert torch.equal(b.step(r), first)  # from the same seed
         seeded = dataclasses.replace(r, seed=5)
         assert torch.equal(a.step(seeded), b.step(seeded))
+        assert (a.step(seeded) - a.step(dataclasses.replace(r, seed=6))).abs().max() > 1e-3
+
+
+def test_a_seed_of_its_own_makes_a_robot_independent_of_the_others():
+    with engine() as e:
+        r = dataclasses.replace(request(), noise=None, seed=torch.tensor([7, 8, 7]))
+        together = e.step(r)
+        alone = part(dataclasses.replace(r, seed=torch.tensor([8, 9, 9])), [0])  # robot 0's inputs, robot 1's seed
+        turned = dataclasses.replace(r, seed=torch.tensor([8, 7, 7]))
+        torch.testing.assert_close(e.step(alone)[0], e.step(turned)[0], atol=1e-5, rtol=0)
+        assert (e.step(alone)[0] - together[0]).abs().max() > 1e-3
+
+
+def test_noise_is_scaled():
+    with engine(batch=1) as e:
+        r = dataclasses.replace(request(batch=1), noise=None, seed=1)
+        given = dataclasses.replace(r, noise=0.5 * torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(1)))
+        assert torch.equal(e.step(dataclasses.replace(r, noise_scale=0.5)), e.step(given))
+
+
+def test_what_a_gpu_draws_from():
+    """Its own sequence from draw 1 on; a request's seed is draw 0; streams part the robots of one seed."""
+    source = NoiseSource(3, (7, 32))
+    first, second = (source.on_gpu(2, Draw(None, 0.5)) for _ in range(2))
+    assert first.keys.tolist() == [[1, 3, 0, 1], [1, 3, 1, 1]] and first.scale.tolist() == [0.5, 0.5]
+    assert second.keys.tolist() == [[1, 3, 0, 2], [1, 3, 1, 2]]
+    assert source.on_gpu(2, Draw(9, 1.0)).keys.tolist() == [[1, 9, 0, 0], [1, 9, 1, 0]]
+    assert source.on_gpu(2, Draw(torch.tensor([5, 4]), 1.0)).keys.tolist() == [[1, 5, 0, 0], [1, 4, 0, 0]]
 
 
 def test_number_of_steps():
@@ -210,6 +239,10 @@ def test_stage_times():
         ({"lang_lens": torch.tensor([5.0, 1.0, 1.0])}, "lang_lens: must be torch.int64"),
         ({"noise": torch.zeros(3, 8, 32)}, "noise: must be (3, 7, 32)"),
         ({"noise": torch.full((3, 7, 32), float("nan"))}, "noise: has NaN"),
+        ({"noise": None, "seed": -1}, "seed: must be a whole number from 0 to 2^63 - 1, is -1"),
+        ({"noise": None, "seed": 0.5}, "seed: must be a whole number"),
+        ({"noise": None, "seed": torch.tensor([1, 2])}, "seed: must be (3,)"),
+        ({"noise": None, "noise_scale": float("nan")}, "noise_scale: must be 0 or more"),
         ({"camera_mask": torch.ones(3, 2, dtype=torch.bool)}, "camera_mask: must be (3, 3)"),
         ({"state": torch.full((3, 32), float("inf"))}, "state: has NaN or infinite"),
         ({"state": torch.zeros(3, 14)}, "state: must be (3, 32)"),

@@ -15,6 +15,8 @@ pytest.importorskip("triton")
 import triton
 
 from pi_vla_ros.engine.fused.runner import FusedRunner
+from pi_vla_ros.engine.noise import Draw, NoiseSource
+from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny
 from pi_vla_ros.model.pi import PiModel
@@ -117,3 +119,17 @@ def test_committed():
     r.rtc = None
     free = trained.run(r)
     assert torch.equal(free, plain.run(r)) and torch.equal(free[1], got[1])
+
+
+def test_noise_is_drawn_in_the_graph():
+    """Each robot's, whatever group its cameras put it in; a robot that brings its own is left alone."""
+    geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)
+    model = random_model(geometry)
+    runner = FusedRunner(model, cameras=2, max_batch=2, steps=1)
+    r = request(geometry, 2, 2, [[True, False], [True, True]])
+    r.noise = NoiseSource(3, (5, 32)).on_gpu(2, Draw(torch.tensor([7, 8]), 0.5))
+    both = runner.run(r)
+    drawn = torch.empty(2, 5, 32)
+    draw(drawn, r.noise.keys, r.noise.scale, pdl=False)
+    r.noise = drawn
+    assert torch.equal(runner.run(r), both)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from pi_vla_ros.checkpoint import Checkpoint, load_checkpoint, load_model, rando
 from pi_vla_ros.engine.config import EngineArgs
 from pi_vla_ros.engine.fp8 import to_fp8
 from pi_vla_ros.engine.graphs import BUCKET, GraphRunner
+from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.engine.plugins import MAX_STEPS, find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
 from pi_vla_ros.engine.requests import Limits, PI0Request, PI05Request, RequestError, check
@@ -58,7 +60,7 @@ class Engine:
         all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
         self.fused = captured and all_bf16 and config.runtime.fused
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
-        self._noise = torch.Generator().manual_seed(wanted.seed)
+        self._noise = NoiseSource(wanted.seed, (self.geometry.chunk, self.geometry.action_dim))
 
     def prepare(self, cameras: int) -> None:
         """Capture for requests in which only `cameras` of the cameras are there: what a robot with fewer will send."""
@@ -120,7 +122,10 @@ class Engine:
         if type(request) is not self._plugin.request:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
         limits = Limits(self.geometry, self.cameras, self.max_batch_size, self._rtc, self._max_delay)
-        inputs = check(request, limits, self._draw)
+        inputs = check(request, limits)
+        if isinstance(inputs.noise, Draw):
+            make = self._noise.on_gpu if self.fused else self._noise.on_host
+            inputs = replace(inputs, noise=make(len(inputs.lang_lens), inputs.noise))
         with torch.inference_mode():
             return self._runner.run(inputs)
 
@@ -149,7 +154,3 @@ class Engine:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-    def _draw(self, batch: int, seed: int | None) -> Tensor:
-        generator = self._noise if seed is None else torch.Generator().manual_seed(seed)
-        return torch.randn(batch, self.geometry.chunk, self.geometry.action_dim, generator=generator)

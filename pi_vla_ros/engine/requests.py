@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pi_vla_ros.engine.noise import Draw, Keys
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.rtc import MAX_GUIDANCE, Chunking, Committed, Guidance
 
@@ -25,9 +26,11 @@ class PI05Request:
     pixel_values: (B, cameras, 3, S, S) float32 in [-1, 1].
     input_ids:    (B, L) int64, padded on the right with 0; L up to the engine's prompt length.
     lang_lens:    (B,) int64, valid tokens of each prompt, 1..L.
-    noise:        (B, chunk, action_dim) float32, or None: drawn from `seed`.
+    noise:        (B, chunk, action_dim) float32, or None: drawn from `seed`, times `noise_scale`.
     camera_mask:  (B, cameras) bool, or None: all cameras are there.
-    seed:         seed of the noise, or None: the engine's own sequence goes on.
+    seed:         of the noise that is drawn: an int, or (B,) int64 with one a robot, or None: the engine's own sequence
+                  goes on. The same seed gives the same noise on the same kind of engine (engine/noise.py).
+    noise_scale:  of the noise that is drawn.
     rtc_target:   (B, n, action_dim) float32, or None: no real-time chunking. What the previous chunk says for the times
                   of this one, model units. Guided: n is the chunk, 0 where the previous one has ended; trained: n is at
                   least every rtc_delay.
@@ -43,7 +46,8 @@ class PI05Request:
     lang_lens: Tensor
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
-    seed: int | None = None
+    seed: int | Tensor | None = None
+    noise_scale: float = 1.0
     rtc_target: Tensor | None = None
     rtc_weights: Tensor | None = None
     rtc_max_guidance: float = MAX_GUIDANCE
@@ -62,7 +66,8 @@ class PI0Request:
     state: Tensor
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
-    seed: int | None = None
+    seed: int | Tensor | None = None
+    noise_scale: float = 1.0
     rtc_target: Tensor | None = None
     rtc_weights: Tensor | None = None
     rtc_max_guidance: float = MAX_GUIDANCE
@@ -71,13 +76,14 @@ class PI0Request:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A checked request, everything present. Shapes as in `PI05Request`; state is None for π0.5."""
+    """A checked request. Shapes as in `PI05Request`; state is None for π0.5; noise, or what it is
+    drawn from (Draw as checked, Keys for a runner that draws itself)."""
 
     pixel_values: Tensor
     input_ids: Tensor
     lang_lens: Tensor
     camera_mask: Tensor
-    noise: Tensor
+    noise: Tensor | Draw | Keys
     state: Tensor | None
     rtc: Chunking | None
 
@@ -93,8 +99,8 @@ class Limits:
     max_delay: int
 
 
-def check(request: PI05Request | PI0Request, limits: Limits, draw) -> Inputs:
-    """Validate a request against the engine and fill in what is optional. `draw(batch, seed)` makes the noise."""
+def check(request: PI05Request | PI0Request, limits: Limits) -> Inputs:
+    """Validate a request against the engine and fill in what is optional."""
     g, cameras, max_batch = limits.geometry, limits.cameras, limits.max_batch
     images = _tensor("pixel_values", request.pixel_values, torch.float32)
     batch = images.shape[0] if images.ndim else 0
@@ -113,11 +119,23 @@ def check(request: PI05Request | PI0Request, limits: Limits, draw) -> Inputs:
     else:
         mask = _tensor("camera_mask", request.camera_mask, torch.bool)
         _shape("camera_mask", mask, (batch, cameras))
-    noise = draw(batch, request.seed) if request.noise is None else request.noise
-    _floats("noise", noise, (batch, g.chunk, g.action_dim))
+    noise = _draw(request, batch) if request.noise is None else request.noise
+    if request.noise is not None:
+        _floats("noise", noise, (batch, g.chunk, g.action_dim))
     if g.model == "pi0":
         _floats("state", request.state, (batch, g.action_dim))
     return Inputs(images, ids, lengths, mask, noise, request.state, _chunking(request, batch, limits))
+
+
+def _draw(request: PI05Request | PI0Request, batch: int) -> Draw:
+    seed, scale = request.seed, request.noise_scale
+    if isinstance(seed, Tensor):
+        _shape("seed", _tensor("seed", seed, torch.int64), (batch,))
+    elif seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise RequestError(f"seed: must be a whole number from 0 to 2^63 - 1, is {seed!r}")
+    if not (math.isfinite(scale) and scale >= 0):
+        raise RequestError(f"noise_scale: must be 0 or more, is {scale}")
+    return Draw(seed, float(scale))
 
 
 def _chunking(request: PI05Request | PI0Request, batch: int, limits: Limits) -> Chunking | None:

@@ -58,7 +58,7 @@ Chunking = Guidance | Committed
 
 
 def each(rtc: Chunking | None, f: Callable[[Tensor], Tensor]) -> Chunking | None:
-    """The same with `f` of every tensor: on another device, for some of the robots."""
+    """The same with `f` of every tensor, so on another device, or for some of the robots."""
     return rtc and type(rtc)(**{part.name: f(getattr(rtc, part.name)) for part in fields(rtc)})
 
 
