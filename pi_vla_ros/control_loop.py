@@ -53,6 +53,7 @@ class Telemetry:
     inference_ms: float = 0.0
     plan_ms: float = 0.0
     skew_ms: float = 0.0
+    stalled: bool = False  # the inference under way takes longer than the arm may wait
 
     def drop(self, reason: str, detail: str) -> None:
         self.drops[reason] += 1
@@ -124,6 +125,7 @@ class ControlLoop:
         self._watch_motion(now)
         if self._inference.busy:
             telemetry.deadline_misses += 1
+            self._watch_inference(now)
         elif not self.prompt:
             telemetry.drop("no_prompt", "no prompt: give parameter prompt or publish ~/prompt")
         else:
@@ -132,6 +134,7 @@ class ControlLoop:
                 telemetry.drop(taken.reason, taken.detail)
             else:
                 telemetry.skew_ms = 1e3 * taken.skew
+                self._asked, telemetry.stalled = now, False
                 self._submitted = time.perf_counter()
                 moving = self.motion.update(now) in (State.RUNNING, State.ENDING)
                 self._inference.submit(taken, self.prompt, self._executed if moving else None, self._delay)
@@ -156,7 +159,7 @@ class ControlLoop:
             if self.motion.trajectory is None:
                 self.telemetry.detail = measured.detail
             return
-        stamp, state = measured
+        stamp, state = measured[0], self._robot.positions(measured[1])
         trajectory = self.motion.trajectory
         if trajectory is not None:
             fault = self._tracking.check(trajectory, state, stamp)
@@ -167,6 +170,17 @@ class ControlLoop:
             self._tracking.reset()
             self._outputs.open()
             self.motion.start(state, now)
+
+    def _watch_inference(self, now: float) -> None:
+        """The arm needs no help when an inference hangs: its trajectory ends by itself. People do."""
+        timeout = self._robot.timing.timeout
+        if not self.telemetry.stalled and now - self._asked > timeout:
+            self.telemetry.stalled = True
+            self.fail(
+                "inference_stalled",
+                f"the inference has been running for more than timing.timeout ({timeout} s): the arm stops, and what "
+                "comes of it will not be executed. Does the GPU hang? Then restart the node",
+            )
 
     def _watch_clock(self, now: float) -> None:
         """A clock that jumped (a bag that loops, a simulation that was reset) makes all that was planned void."""
@@ -186,6 +200,7 @@ class ControlLoop:
             self._delays.append(self._now() + self._robot.motion.margin - chunk.stamp)
             self._delay = float(np.percentile(self._delays, self._robot.motion.rtc_delay_percentile))
         telemetry.inferences += 1
+        telemetry.stalled = False
         telemetry.stage_ms = chunk.stage_ms
         telemetry.inference_ms = 1e3 * (inferred - self._submitted)
         telemetry.plan_ms = 1e3 * (time.perf_counter() - inferred)

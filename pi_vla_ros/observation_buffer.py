@@ -25,7 +25,7 @@ CLOCK_RESET = 1.0  # s; stamps that go back by more than this mean a new clock (
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A coherent set. frames: slot -> (stamp, payload as it was put); state (joints,) at `stamp`."""
+    """A coherent set. frames: slot -> (stamp, payload as it was put); state (measured_names,) at `stamp`."""
 
     frames: dict[str, tuple[float, Any]]
     state: np.ndarray
@@ -75,7 +75,7 @@ class ObservationBuffer:
     """Rings of frames and joint states for one robot. Puts and takes may come from different threads."""
 
     def __init__(self, robot: RobotConfig):
-        self._timing, self._names = robot.timing, robot.joint_names
+        self._timing, self._names = robot.timing, robot.measured_names
         self._frames: dict[str, deque] = {slot: deque(maxlen=FRAMES) for slot in robot.cameras}
         self._states: deque = deque(maxlen=STATES)
         self._lock = threading.Lock()
@@ -153,7 +153,7 @@ class ObservationBuffer:
             return Snapshot(chosen, state, stamp, stamp - oldest)
 
     def newest_state(self, now: float) -> tuple[float, np.ndarray] | Nothing:
-        """The last measured joint state, (stamp, (joints,)), or why there is none fresh enough."""
+        """The last measured joint state, (stamp, (measured_names,)), or why there is none fresh enough."""
         with self._lock:
             if not self._states:
                 return _NO_STATE

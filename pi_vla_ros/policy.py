@@ -131,7 +131,7 @@ class Policy:
             self._engine.prepare(len(self._robot.cameras))
             black = {slot: np.zeros((224, 224, 3), np.uint8) for slot in self._robot.cameras}
             for _ in range(WARM_UPS):
-                self.infer(Observation(black, self._robot.home, "warm up", 0.0))
+                self.infer(Observation(black, self._robot.measured(self._robot.home), "warm up", 0.0))
 
     def _agree_with(self, previous: ActionChunk, stamp: float, raw_state: np.ndarray, delay: float) -> dict:
         """What `previous` says for the times of a chunk that begins at `stamp`, and how firmly it holds."""

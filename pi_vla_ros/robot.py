@@ -7,6 +7,7 @@ Units: rad or m, s, Hz. Clock: ROS time. The files live in `config/robots`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from pi_vla_ros.resources import config_folders
 from pi_vla_ros.schema import ConfigError, parse, read_yaml, setting
 from pi_vla_ros.urdf import with_urdf_limits
 
+AXES = ("linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z")  # of a twist
+TURN = (-math.pi, math.pi)  # rad: the range of a joint that turns without end; no limit
 SLOTS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 
 
@@ -55,24 +58,31 @@ class Action:
 
 @dataclass(frozen=True)
 class Joint:
-    """One joint: one entry of the policy's state vector and of its action vector."""
+    """One entry of the policy's action vector, and where nothing else is said of its state vector: a joint, or an axis
+    of the end effector's twist. An axis is a joint without position: what is published is the velocity of its plan."""
 
-    name: str = setting(doc="name in joint_states and in the controller")
-    position: tuple[float, float] = setting(
-        doc="lowest and highest position; this and the next may come from the URDF, the narrower applies",
-        unit="rad or m",
-    )
+    name: str = setting(doc="name in joint_states and in the controller; of an axis, any")
     velocity: float = setting(doc="highest speed", unit="rad/s or m/s", above=0.0)
     acceleration: float = setting(doc="highest acceleration", unit="rad/s² or m/s²", above=0.0)
+    position: tuple[float, float] | None = setting(
+        None,
+        doc="lowest and highest position; not for an axis, and not needed if continuous. Position "
+        "and velocity may come from the URDF; the narrower applies",
+        unit="rad or m",
+    )
     jerk: float | None = setting(
         None,
         doc="highest rate of change of the acceleration; none: it may change within one knot",
         unit="rad/s³ or m/s³",
         above=0.0,
     )
+    axis: Literal["linear.x", "linear.y", "linear.z", "angular.x", "angular.y", "angular.z"] | None = setting(
+        None, doc="no joint, but this axis of the end effector's `twist`; m/s or rad/s"
+    )
     role: Literal["arm", "gripper"] = setting("arm", doc="a gripper ends an arm in the simulated robot")
-    interpolation: Literal["cubic", "monotone", "linear", "hold"] = setting(
-        "cubic", doc="between two actions: cubic spline; monotone: without overshoot (grippers); linear; hold"
+    interpolation: Literal["cubic", "quintic", "monotone", "linear", "hold"] = setting(
+        "cubic",
+        doc="between two actions: cubic or quintic spline; monotone: without overshoot (grippers); linear; hold",
     )
     continuous: bool = setting(False, doc="turns without end: position limits do not count, the shorter way is taken")
     tracking: float | None = setting(
@@ -87,6 +97,15 @@ class Joint:
     action: Action = field(default_factory=Action)
 
     def __post_init__(self):
+        if self.axis:
+            self._check_axis()
+            object.__setattr__(self, "continuous", True)
+        if self.position is None and self.continuous:
+            object.__setattr__(self, "position", TURN)
+        if self.position is None:
+            raise ConfigError(
+                f"position of '{self.name}': is missing: lowest and highest [rad or m]; give it here or in a URDF"
+            )
         low, high = self.position
         if not low < high:
             raise ConfigError(f"position of '{self.name}': lowest must be below highest, is [{low}, {high}]")
@@ -102,10 +121,33 @@ class Joint:
                 "or raise acceleration"
             )
 
+    def _check_axis(self) -> None:
+        given = [key for key in ("position", "home", "tracking") if getattr(self, key) is not None]
+        if given:
+            raise ConfigError(f"{given[0]} of '{self.name}': an axis of the twist has none; remove it")
+        if self.action.kind != "velocity":
+            raise ConfigError(f"action.kind of '{self.name}': an axis of the twist needs 'velocity'")
+
     @property
     def stopping_time(self) -> float:
         """s from full speed to rest; a limited jerk needs time to build the deceleration up and down."""
         return self.velocity / self.acceleration + (2 * self.acceleration / self.jerk if self.jerk else 0.0)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One entry of the policy's state vector, where that is not made of `joints`."""
+
+    name: str = setting(doc="name in joint_states")
+    state: State = field(default_factory=State)
+
+
+@dataclass(frozen=True)
+class Twist:
+    """Where the axes among `joints` go: geometry_msgs/TwistStamped, as MoveIt Servo takes it."""
+
+    frame: str = setting(doc="frame that the twist is given in")
+    topic: str = setting("servo_node/delta_twist_cmds", doc="relative to the node's namespace or absolute")
 
 
 @dataclass(frozen=True)
@@ -165,9 +207,15 @@ class Output:
 
     mode: Literal["trajectory", "stream", "both"] = setting(
         "trajectory",
-        doc="trajectory: dense JointTrajectory on joint_trajectory; stream: Float64MultiArray on commands",
+        doc="trajectory: dense JointTrajectory on joint_trajectory; stream: one `message` per command on commands",
     )
-    command_hz: float = setting(480.0, doc="rate of the stream", unit="Hz", above=0, most=1000)
+    message: Literal["float64_multi_array", "joint_trajectory_point", "joint_trajectory"] = setting(
+        "float64_multi_array",
+        doc="of the stream. float64_multi_array: positions; joint_trajectory_point: positions and velocities, one "
+        "period ahead; joint_trajectory: positions, as a trajectory of one point that is due at once",
+    )
+    command_hz: float = setting(480.0, doc="rate of the stream", unit="Hz", least=50, most=1000)
+    cpu: int | None = setting(None, doc="core that the streamer runs on; none: any", least=0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +236,9 @@ class RobotConfig:
 
     name: str = setting(doc="name of the robot")
     cameras: Mapping[str, Camera] = setting(doc="slot -> camera; slots not listed are masked")
-    joints: tuple[Joint, ...] = setting(doc="joints in the order of the policy's state and action")
+    joints: tuple[Joint, ...] = setting(doc="joints in the order of the policy's action, and of its state")
+    observed: tuple[Observed, ...] = setting((), doc="joints in the order of the policy's state, where it is another")
+    twist: Twist | None = None
     description: str = setting("", doc="one sentence")
     urdf: str = setting("", doc="file with the joints' limits, relative to this one; parameter robot_description wins")
     prompt: str = setting("", doc="task when none is given")
@@ -202,10 +252,15 @@ class RobotConfig:
             raise ConfigError(f"cameras: at least one is needed; usual slots: {', '.join(SLOTS)}")
         if not self.joints:
             raise ConfigError("joints: at least one is needed")
-        names = self.joint_names
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ConfigError(f"joints: named twice: {', '.join(twice)}")
+        for key, names in (("joints", self.joint_names), ("observed", [o.name for o in self.observed])):
+            if twice := _twice(names):
+                raise ConfigError(f"{key}: named twice: {', '.join(twice)}")
+        unread = [j.name for j in self.joints if j.state != State()]
+        if self.observed and unread:
+            raise ConfigError(
+                f"joints: state of {', '.join(unread)}: the policy's state is made of observed; move it there"
+            )
+        self._check_twist()
         slowest = max(self.joints, key=lambda j: j.stopping_time)
         stop, age = slowest.stopping_time, self.timing.max_age
         if self.timing.timeout <= age + stop:
@@ -215,9 +270,42 @@ class RobotConfig:
                 f"{slowest.jerk or 'free'}) and observations may be {age} s old; allowed: more than {age + stop:.2f} s"
             )
 
+    def _check_twist(self) -> None:
+        axes = [j.axis for j in self.joints if j.axis]
+        if twice := _twice(axes):
+            raise ConfigError(f"joints: axis given twice: {', '.join(twice)}")
+        if axes and self.twist is None:
+            raise ConfigError(f"twist: is missing: {', '.join(axes)} of joints need its frame and topic")
+        if self.twist and not axes:
+            raise ConfigError(f"twist: no entry of joints has an axis; allowed: {', '.join(AXES)}")
+        if axes and self.output.mode != "stream":
+            raise ConfigError(f"output.mode: is '{self.output.mode}'; a robot with a twist needs 'stream'")
+
     @property
     def joint_names(self) -> list[str]:
+        """Entries of the action vector: joints, and axes of the twist."""
         return [j.name for j in self.joints]
+
+    @property
+    def state_entries(self) -> tuple[Joint | Observed, ...]:
+        """Entries of the policy's state vector."""
+        return self.observed or tuple(j for j in self.joints if not j.axis)
+
+    @property
+    def measured_names(self) -> list[str]:
+        """What joint_states has to have: the policy's state, then what is commanded beside it."""
+        seen = [entry.name for entry in self.state_entries]
+        return seen + [j.name for j in self.joints if not j.axis and j.name not in seen]
+
+    def positions(self, measured: np.ndarray) -> np.ndarray:
+        """(measured_names,) -> (joints,) rad or m; an axis, which has no position, is at 0."""
+        value = dict(zip(self.measured_names, measured, strict=True))
+        return np.array([0.0 if j.axis else value[j.name] for j in self.joints])
+
+    def measured(self, positions: np.ndarray) -> np.ndarray:
+        """(joints,) -> (measured_names,) rad or m; a joint that is only observed is at 0."""
+        value = dict(zip(self.joint_names, positions, strict=True))
+        return np.array([value.get(name, 0.0) for name in self.measured_names])
 
     @property
     def home(self) -> np.ndarray:
@@ -247,6 +335,10 @@ def robot_file(robot: str | Path) -> Path:
     """The YAML file of a robot given by name or path. Raises ConfigError when the name is not known."""
     path = Path(robot)
     return path if path.suffix in (".yaml", ".yml") else _find(str(robot))
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def robot_names() -> list[str]:

@@ -16,7 +16,7 @@ class Observation:
     """What the policy sees at one instant, in robot units.
 
     images: slot -> (height, width, 3) uint8 RGB. A slot that is absent is a camera that is not there (masked).
-    state:  (joints,) float64, rad or m, in the order of `RobotConfig.joints`, interpolated to `stamp`.
+    state:  (n,) float64, rad or m, in the order of `RobotConfig.measured_names`, interpolated to `stamp`.
     prompt: the task, one sentence.
     stamp:  s, ROS clock: the time of the newest image of the set. Action 0 of the answer belongs to it.
     """

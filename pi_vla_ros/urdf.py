@@ -13,8 +13,7 @@ from pi_vla_ros.schema import ConfigError
 
 PARAMETER = "parameter robot_description"
 MOVES = ("revolute", "prismatic", "continuous")
-NEEDED = ("position", "velocity", "acceleration")
-TURN = [-math.pi, math.pi]  # rad: the range of a continuous joint, which does not count as a limit
+NEEDED = ("velocity", "acceleration")
 
 
 def with_urdf_limits(data: dict, where: Path, robot_description: str = "") -> dict:
@@ -68,7 +67,7 @@ def _joints(text: str, source: str) -> dict[str, ElementTree.Element]:
 
 def _limited(entry, urdf: Mapping[str, ElementTree.Element], source: str, where: str):
     """One entry of `joints` with the limits of its namesake."""
-    if not isinstance(entry, Mapping) or not entry.get("in_urdf", True):
+    if not isinstance(entry, Mapping) or entry.get("axis") or not entry.get("in_urdf", True):
         return entry
     name = entry.get("name")
     if name not in urdf:
@@ -86,7 +85,7 @@ def _limited(entry, urdf: Mapping[str, ElementTree.Element], source: str, where:
         raise ConfigError(f"{where}: joint '{name}' is of type '{kind}' in {source}; allowed: {', '.join(MOVES)}")
     if kind == "continuous":
         endless = "position" not in entry and entry.get("continuous", True)
-        given = {"continuous": True, "position": TURN} if endless else {}
+        given = {"continuous": True} if endless else {}
     elif entry.get("continuous") is True:
         raise ConfigError(f"{where}.continuous: is true, but {source} gives joint '{name}' the type '{kind}'")
     else:
@@ -94,7 +93,8 @@ def _limited(entry, urdf: Mapping[str, ElementTree.Element], source: str, where:
     merged = dict(entry)
     for key, value in (given | _rates(joint, f"{source}: joint '{name}'")).items():
         merged[key] = _narrower(key, entry[key], value, f"{where}.{key}", source) if key in entry else value
-    lacking = [key for key in NEEDED if key not in merged]
+    needed = NEEDED if merged.get("continuous") else ("position", *NEEDED)
+    lacking = [key for key in needed if key not in merged]
     if lacking:
         key = lacking[0]
         raise ConfigError(

@@ -14,17 +14,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import rclpy
+from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.srv import ChangeState
 from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray, String
+from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from pi_vla_ros.robot import RobotConfig
+from pi_vla_ros.ros.commands import TYPES, joint_positions
 from pi_vla_ros.ros.dds import use_shared_memory_profile
 from pi_vla_ros.ros.qos import LATCHED
 from pi_vla_ros.types import seconds
@@ -76,7 +78,10 @@ class Rig(Node):
 
     def __init__(self, robot: RobotConfig):
         super().__init__("rig")
-        self.robot, self.position = robot, robot.home.copy()
+        self.robot, self.position = robot, robot.measured(robot.home)
+        commanded = [j.name for j in robot.joints if not j.axis]
+        self._commanded = [robot.measured_names.index(name) for name in commanded]
+        self.twists: list[tuple[float, TwistStamped]] = []
         self.statuses: list[tuple[float, InferenceStatus]] = []
         self.commands: list[tuple[float, np.ndarray]] = []
         self.trajectories: list[tuple[float, JointTrajectory]] = []
@@ -91,7 +96,9 @@ class Rig(Node):
         self._states = self.create_publisher(JointState, "joint_states", 10)
         self.prompt = self.create_publisher(String, "pi_vla_ros/prompt", LATCHED)
         keep_all = QoSProfile(depth=1000)
-        self.create_subscription(Float64MultiArray, "commands", self._on_command, keep_all)
+        self.create_subscription(TYPES[robot.output.message], "commands", self._on_command, keep_all)
+        if robot.twist:
+            self.create_subscription(TwistStamped, robot.twist.topic, self._keep(self.twists), keep_all)
         self.create_subscription(JointTrajectory, "joint_trajectory", self._keep(self.trajectories), keep_all)
         self.create_subscription(InferenceStatus, "pi_vla_ros/status", self._keep(self.statuses), LATCHED)
         self.create_subscription(ActionChunk, "pi_vla_ros/action_chunk", self._keep(self.chunks), keep_all)
@@ -158,9 +165,11 @@ class Rig(Node):
         # when it arrived, not when this busy process came to look at it
         return lambda message, info: kept.append((1e-9 * info["received_timestamp"], message))
 
-    def _on_command(self, message: Float64MultiArray, info: dict) -> None:
-        self.position = np.array(message.data)
-        self.commands.append((1e-9 * info["received_timestamp"], self.position))
+    def _on_command(self, message, info: dict) -> None:
+        told, position = joint_positions(message), self.position.copy()
+        position[self._commanded] = told
+        self.position = position
+        self.commands.append((1e-9 * info["received_timestamp"], told))
 
     def _make_frames(self) -> dict[str, bytes]:
         rng = np.random.default_rng(0)
@@ -168,7 +177,7 @@ class Rig(Node):
 
     def _send(self) -> None:
         """Joint states at their rate; cameras at theirs, a few ms apart from each other as real ones are."""
-        names, begin, tick = self.robot.joint_names, time.monotonic(), 0
+        names, begin, tick = self.robot.measured_names, time.monotonic(), 0
         every = round(STATE_HZ / CAMERA_HZ)
         while not self._closing.is_set():
             tick += 1

@@ -61,15 +61,37 @@ def test_player_is_silent_until_told_and_then_takes_offers_only_before_their_joi
     board.write(trajectory(), join=0)
     assert player.command(0.05) is None and board.taken == 0
     board.play(True)
-    np.testing.assert_allclose(player.command(0.05), player.command(0.05))
+    positions, velocities = player.command(0.05)
+    np.testing.assert_allclose(positions[1], 2 * positions[0])
+    np.testing.assert_allclose(velocities, 0.1, atol=1e-12)  # at a knot
     assert board.taken == 1
     second = board.write(trajectory(value=5.0), join=10)
-    assert player.command(0.11)[0] < 2.0 and board.refused == second and board.taken == 1  # 0.11 > 10 * STEP
+    assert player.command(0.11)[0][0] < 2.0 and board.refused == second and board.taken == 1  # 0.11 > 10 * STEP
     third = board.write(trajectory(value=5.0), join=13)
-    assert player.command(0.12)[0] > 4.0 and board.taken == third
-    assert not player.resting(0.15) and player.resting(0.19)
+    assert player.command(0.12)[0][0] > 4.0 and board.taken == third
+    assert player.remaining(0.15) == pytest.approx(0.04) and player.remaining(0.19) == 0
+    assert (player.command(0.5)[1] == 0).all()  # beyond its end it rests
     board.play(False)
-    assert player.command(0.16) is None and player.resting(0.16)
+    assert player.command(0.16) is None and player.remaining(0.16) == 0
+    board.close()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_player_never_takes_what_is_not_finite(value):
+    board = TrajectoryBoard(2)
+    player = Player(board)
+    board.play(True)
+    for poisoned in ("positions", "velocities"):
+        offer = trajectory()
+        getattr(offer, poisoned)[5, 1] = value
+        generation = board.write(offer, join=0)
+        assert player.command(0.0) is None and board.refused == generation
+    board.write(trajectory(), join=0)
+    good = player.command(0.0)
+    offer = trajectory()
+    offer.positions[-1, 0] = value
+    board.write(offer, join=100)
+    np.testing.assert_array_equal(player.command(0.0), good)
     board.close()
 
 
@@ -104,10 +126,10 @@ def test_pacer_keeps_absolute_deadlines_and_skips_what_it_missed():
 
 def test_intervals():
     intervals = Intervals(keep=100)
-    assert intervals.percentiles() == (0.0, 0.0, 0.0)
+    assert intervals.percentiles() == (0.0, 0.0, 0.0, 0.0)
     for t in [0.0, 0.002, 0.004, 0.009]:
         intervals.mark(t)
     intervals.pause()
     intervals.mark(100.0)
-    p50, p99, longest = intervals.percentiles()
-    assert p50 == pytest.approx(2.0) and longest == pytest.approx(5.0) and p50 < p99 <= longest
+    p50, p99, p999, longest = intervals.percentiles()
+    assert p50 == pytest.approx(2.0) and longest == pytest.approx(5.0) and p50 < p99 < p999 <= longest

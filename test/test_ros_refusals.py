@@ -16,6 +16,7 @@ from ros_rig import PolicyProcess, start_ros
 
 from pi_vla_ros.control.board import TrajectoryBoard
 from pi_vla_ros.resources import package_file
+from pi_vla_ros.ros.stream import StreamSpec
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
@@ -80,7 +81,8 @@ def test_a_streamer_whose_node_is_gone_before_it_plays_ends(tmp_path):
     board = TrajectoryBoard(8)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    command = [sys.executable, "-m", "pi_vla_ros.ros.streamer", "--descriptor", str(board.descriptor), "--joints", "8"]
-    command += ["--parent", str(gone.pid), "--topic", "/commands", "--rate", "100", "--name", "orphan"]
+    spec = StreamSpec("orphan", tuple("abcdefgh"), "/commands", 100.0)
+    command = [sys.executable, "-m", "pi_vla_ros.ros.streamer", "--descriptor", str(board.descriptor)]
+    command += ["--parent", str(gone.pid), "--spec", spec.text()]
     assert subprocess.run(command, pass_fds=[board.descriptor], timeout=60).returncode == 0
     board.close()

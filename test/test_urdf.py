@@ -85,7 +85,7 @@ def test_the_copy_for_replay_finds_the_urdf_too(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"urdf": "", "a": "velocity: 1, acceleration: 8"}, ["joints[0].position: is missing", "come from the URDF"]),
+        ({"urdf": "", "a": "velocity: 1, acceleration: 8"}, ["joints[0]: position of 'a': is missing", "in a URDF"]),
         ({"urdf": "urdf: none.urdf"}, ["r.yaml: urdf: ", "none.urdf cannot be read", "path"]),
         ({"xml": "  "}, ["r.urdf is empty"]),
         ({"xml": "robot:\n  a: 1"}, ["not a URDF: not valid XML: syntax error: line 1"]),

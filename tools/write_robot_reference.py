@@ -46,6 +46,8 @@ def _rows(cls: type, prefix: str):
 def _inside(kind) -> tuple[type | None, str]:
     """The dataclass that a setting holds, and how its entries are written."""
     origin, args = get_origin(kind), get_args(kind)
+    if type(None) in args and dataclasses.is_dataclass(args[0]):
+        return args[0], ""
     if dataclasses.is_dataclass(kind):
         return kind, ""
     if origin is tuple and dataclasses.is_dataclass(args[0]):
@@ -62,14 +64,15 @@ def _meaning(field, kind) -> str:
         for name, word in (("above", "more than"), ("least", "at least"), ("most", "at most"))
         if meta.get(name) is not None
     ]
-    if get_origin(kind) is Literal:
-        bounds.append("one of " + ", ".join(f"`{value}`" for value in get_args(kind)))
+    choice = get_args(kind)[0] if type(None) in get_args(kind) else kind
+    if get_origin(choice) is Literal:
+        bounds.append("one of " + ", ".join(f"`{value}`" for value in get_args(choice)))
     return doc + (f" ({'; '.join(bounds)})" if bounds else "")
 
 
 def _default(field) -> str:
     if field.default is not dataclasses.MISSING:
-        return "none" if field.default is None else f"`{field.default}`" if field.default != "" else "empty"
+        return "none" if field.default is None else f"`{field.default}`" if field.default not in ("", ()) else "empty"
     return "" if field.default_factory is not dataclasses.MISSING else "required"
 
 

@@ -12,9 +12,12 @@ def mismatches(checkpoint: Checkpoint, robot: RobotConfig) -> list[str]:
     """What keeps `checkpoint` from driving `robot`, one sentence each; empty where they fit."""
     found = []
     joints, slots = len(robot.joints), set(checkpoint.cameras)
-    for what, dims in (("state", checkpoint.state_dim), ("action", checkpoint.action_dim)):
-        if joints > dims or (joints < dims and not checkpoint.open_dims):
-            found.append(f"{what}: the checkpoint has {dims} dimensions, the robot has {joints} joints")
+    for what, dims, has in (
+        ("state", checkpoint.state_dim, len(robot.state_entries)),
+        ("action", checkpoint.action_dim, joints),
+    ):
+        if has > dims or (has < dims and not checkpoint.open_dims):
+            found.append(f"{what}: the checkpoint has {dims} dimensions, the robot has {has} joints")
     robots = {checkpoint.rename.get(slot, slot) for slot in robot.cameras}
     if unknown := sorted(robots - slots):
         found.append(f"cameras: the checkpoint has no {', '.join(unknown)}; it has {', '.join(checkpoint.cameras)}")

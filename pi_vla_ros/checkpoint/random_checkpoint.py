@@ -18,7 +18,7 @@ from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.processing.normalize import Normalization, Transform
 from pi_vla_ros.processing.prompt import PromptStyle
-from pi_vla_ros.robot import Joint, RobotConfig
+from pi_vla_ros.robot import TURN, Joint, Observed, RobotConfig
 
 # actions of ±1 (normalised) are this part of a joint's range away from home; random ones stay
 # within about ±2.3
@@ -43,20 +43,21 @@ class RandomWeights:
 def random_checkpoint(robot: RobotConfig, geometry: Geometry, seed: int, tokenizer: Path | None) -> Checkpoint:
     """A checkpoint that fits `robot`: its policy units, statistics from its limits."""
     pi05 = geometry.model == "pi05"
-    state, action = (np.array(rows).T for rows in zip(*map(_joint_statistics, robot.joints), strict=True))
+    ranges = {joint.name: joint.position for joint in robot.joints}
+    state = np.array([_state_statistics(e, ranges.get(e.name, TURN)) for e in robot.state_entries]).T
+    action = np.array([_action_statistics(joint) for joint in robot.joints]).T
     if pi05:
         transforms = (Transform("quantiles", _fp32(s[0] - s[1]), _fp32(s[0] + s[1])) for s in (state, action))
     else:
         transforms = (Transform("mean_std", *_fp32(s)) for s in (state, action))
-    n = len(robot.joints)
     return Checkpoint(
         path=Path(f"random weights, seed {seed}"),
         format="random",
         geometry=geometry,
         geometry_source={},
         cameras=tuple(robot.cameras),
-        state_dim=n,
-        action_dim=n,
+        state_dim=len(robot.state_entries),
+        action_dim=len(robot.joints),
         action_names=tuple(robot.joint_names),
         steps=STEPS,
         normalization=Normalization(*transforms),
@@ -68,10 +69,15 @@ def random_checkpoint(robot: RobotConfig, geometry: Geometry, seed: int, tokeniz
     )
 
 
-def _joint_statistics(joint: Joint) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(centre, half width) of a joint's state and of its action, in policy units."""
+def _state_statistics(entry: Joint | Observed, position: tuple[float, float]) -> tuple[float, float]:
+    """(centre, half width) of an entry of the state, in policy units."""
+    low, high = position
+    return _affine((low + high) / 2, (high - low) / 2, entry.state.scale, entry.state.offset)
+
+
+def _action_statistics(joint: Joint) -> tuple[float, float]:
+    """(centre, half width) of a joint's action, in policy units."""
     low, high = joint.position
-    state = _affine((low + high) / 2, (high - low) / 2, joint.state.scale, joint.state.offset)
     if joint.action.kind == "velocity":
         centre, half = 0.0, joint.velocity / FURTHEST
     else:
@@ -79,8 +85,7 @@ def _joint_statistics(joint: Joint) -> tuple[tuple[float, float], tuple[float, f
         home = (low + high) / 2 if joint.home is None else joint.home
         centre = min(max(home, low + FURTHEST * half), high - FURTHEST * half)
     # the robot computes target = scale * action + offset
-    action = _affine(centre, half, 1 / joint.action.scale, -joint.action.offset / joint.action.scale)
-    return state, action
+    return _affine(centre, half, 1 / joint.action.scale, -joint.action.offset / joint.action.scale)
 
 
 def _affine(centre: float, half: float, scale: float, offset: float) -> tuple[float, float]:

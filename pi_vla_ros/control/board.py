@@ -22,9 +22,9 @@ CAPACITY = 4096  # knots
 # The integer header, by the writer; then by the player: last generation taken / refused, commands sent.
 SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)
 TAKEN, REFUSED, SENT = range(8, 11)
-# The float header, by the writer; then by the player: its clock, and intervals of commands (p50, p99, longest; ms).
+# The float header, by the writer; then by the player: its clock, intervals of commands (p50, p99, p99.9, longest; ms).
 STEP = 0
-BEAT, INTERVALS = 1, slice(2, 5)
+BEAT, INTERVALS = 1, slice(2, 6)
 
 
 class TrajectoryBoard:
@@ -85,8 +85,8 @@ class TrajectoryBoard:
         return float(self._floats[BEAT])
 
     @property
-    def intervals_ms(self) -> tuple[float, float, float]:
-        """p50, p99 and longest interval between commands."""
+    def intervals_ms(self) -> tuple[float, float, float, float]:
+        """p50, p99, p99.9 and longest interval between commands."""
         return tuple(self._floats[INTERVALS].tolist())
 
     # --- player --------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class TrajectoryBoard:
         self._floats[BEAT] = clock
         self._integers[SENT] += published
 
-    def report(self, intervals_ms: tuple[float, float, float]) -> None:
+    def report(self, intervals_ms: tuple[float, float, float, float]) -> None:
         self._floats[INTERVALS] = intervals_ms
 
     def close(self) -> None:

@@ -49,10 +49,10 @@ class Intervals:
         """The next event starts anew: a gap that was meant is no interval."""
         self._last = None
 
-    def percentiles(self) -> tuple[float, float, float]:
-        """p50 and p99 of what is kept, and the longest ever, ms; zeros before the first interval."""
+    def percentiles(self) -> tuple[float, float, float, float]:
+        """p50, p99 and p99.9 of what is kept, and the longest ever, ms; zeros before the first interval."""
         kept = self._ring[: min(self._count, len(self._ring))]
         if not len(kept):
-            return 0.0, 0.0, 0.0
-        p50, p99 = np.percentile(kept, (50, 99))
-        return float(p50), float(p99), self.longest
+            return 0.0, 0.0, 0.0, 0.0
+        p50, p99, p999 = np.percentile(kept, (50, 99, 99.9)).tolist()
+        return p50, p99, p999, self.longest

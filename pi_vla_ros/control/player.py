@@ -12,31 +12,34 @@ from pi_vla_ros.types import Trajectory
 
 
 class Player:
-    """An offer is taken only before its join, where old and new agree: there is never a step between two commands."""
+    """An offer is taken only before its join, where old and new agree: there is never a step between two commands.
+    One that is not finite throughout is never taken."""
 
     def __init__(self, board: TrajectoryBoard):
         self._board = board
         self._seen = 0
         self._current: Trajectory | None = None
 
-    def command(self, now: float) -> np.ndarray | None:
-        """Positions (joints,) for time `now`, or None when nothing is to be commanded."""
+    def command(self, now: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Positions and velocities, each (joints,), for time `now`, or None when nothing is to be commanded."""
         if not self._board.playing:
             self._current = None
             return None
         if self._board.generation != self._seen:
             self._consider(now)
-        return None if self._current is None else sample(self._current, now)[0]
+        return None if self._current is None else sample(self._current, now)
 
-    def resting(self, now: float) -> bool:
-        return self._current is None or now >= self._current.end
+    def remaining(self, now: float) -> float:
+        """s until the motion is at rest; 0 when it is, or when there is none."""
+        return 0.0 if self._current is None else max(0.0, self._current.end - now)
 
     def _consider(self, now: float) -> None:
         offer = self._board.read()
         if offer is None:  # being written: the next tick sees it whole
             return
         self._seen, trajectory, join = offer
-        if self._current is None or now <= join * trajectory.step:
+        finite = np.isfinite(trajectory.positions).all() and np.isfinite(trajectory.velocities).all()
+        if finite and (self._current is None or now <= join * trajectory.step):
             self._current = trajectory
             self._board.take(self._seen)
         else:

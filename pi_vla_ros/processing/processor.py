@@ -156,7 +156,7 @@ class Processor:
 
 
 def _fitting(what: str, dims: int, is_open: bool, robot: RobotConfig | None) -> int:
-    joints = dims if robot is None else len(robot.joints)
+    joints = dims if robot is None else len(robot.state_entries if what == "state" else robot.joints)
     if joints > dims or (joints < dims and not is_open):
         raise ValueError(f"robot '{robot.name}' has {joints} joints, the checkpoint's {what} has {dims} dimensions")
     return joints

@@ -16,13 +16,15 @@ ANGLE = 0.5476, 1.6296  # rad, closed and open
 
 
 def policy_state(robot: RobotConfig, state: np.ndarray) -> np.ndarray:
-    """(joints,) robot units -> (joints,) policy units. Raises ValueError on a wrong shape."""
-    joints = robot.joints
-    if np.shape(state) != (len(joints),):
-        raise ValueError(f"state: must have {len(joints)} entries, has shape {np.shape(state)}")
-    grippers = np.array([j.state.kind == "aloha_gripper" for j in joints])
-    values = np.where(grippers, aloha_gripper(state), state)
-    return np.array([j.state.scale for j in joints]) * values + np.array([j.state.offset for j in joints])
+    """What is measured (`RobotConfig.measured_names`,), robot units -> (state entries,) policy units. Raises ValueError
+    on a wrong shape."""
+    entries, count = robot.state_entries, len(robot.measured_names)
+    if np.shape(state) != (count,):
+        raise ValueError(f"state: must have {count} entries, has shape {np.shape(state)}")
+    seen = state[: len(entries)]  # the policy's come first
+    grippers = np.array([e.state.kind == "aloha_gripper" for e in entries])
+    values = np.where(grippers, aloha_gripper(seen), seen)
+    return np.array([e.state.scale for e in entries]) * values + np.array([e.state.offset for e in entries])
 
 
 def aloha_gripper(opening: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from pi_vla_ros.control.planner import Plan
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros.messages import joint_trajectory
 from pi_vla_ros.ros.qos import COMMANDS
-from pi_vla_ros.ros.stream import Stream
+from pi_vla_ros.ros.stream import Stream, StreamSpec
 
 ANY_TIME = 2**62  # tick: to rest at the measured state is right whenever it is heard
 
@@ -23,13 +23,7 @@ class Outputs:
         self._node, self._names = node, robot.joint_names
         self._publisher, self.stream, self._open = None, None, False
         if robot.streams:
-            self.stream = Stream(
-                len(self._names),
-                node.resolve_topic_name("commands"),
-                robot.output.command_hz,
-                f"{node.get_name()}_streamer",
-                node.get_parameter("use_sim_time").value,
-            )
+            self.stream = Stream(_spec(node, robot))
         if robot.sends_trajectories:
             self._publisher = node.create_publisher(JointTrajectory, "joint_trajectory", COMMANDS)
 
@@ -69,3 +63,18 @@ class Outputs:
             self.stream.close()
         if self._publisher:
             self._node.destroy_publisher(self._publisher)
+
+
+def _spec(node: LifecycleNode, robot: RobotConfig) -> StreamSpec:
+    return StreamSpec(
+        node=f"{node.get_name()}_streamer",
+        names=tuple(robot.joint_names),
+        topic=node.resolve_topic_name("commands"),
+        hz=robot.output.command_hz,
+        message=robot.output.message,
+        axes={column: joint.axis for column, joint in enumerate(robot.joints) if joint.axis},
+        twist_topic=node.resolve_topic_name(robot.twist.topic) if robot.twist else "",
+        frame=robot.twist.frame if robot.twist else "",
+        cpu=robot.output.cpu,
+        sim_time=node.get_parameter("use_sim_time").value,
+    )

@@ -14,7 +14,8 @@ from pi_vla_ros.policy import PolicyOptions
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """robot: name or YAML path; robot_description: URDF, its XML or path, or empty; checkpoint: folder; model: what the checkpoint must be, or any."""
+    """robot: name or YAML path; robot_description: URDF, its XML or path, or empty; checkpoint: folder; model: what the
+    checkpoint must be, or any."""
 
     robot: str
     robot_description: str

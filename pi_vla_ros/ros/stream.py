@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -20,17 +22,43 @@ class StreamError(RuntimeError):
     """The streamer process does not run."""
 
 
+@dataclasses.dataclass(frozen=True)
+class StreamSpec:
+    """What the streamer publishes, where, how often.
+
+    names:  of the trajectory's columns; axes: column -> axis of the twist, for those that are no joints.
+    topic:  of the joints' commands, twist_topic: of the axes', both absolute; frame: of the twist.
+    hz:     of each; message: one of `commands.TYPES`; cpu: core to run on, or any.
+    """
+
+    node: str
+    names: tuple[str, ...]
+    topic: str
+    hz: float
+    message: str = "float64_multi_array"
+    axes: dict[int, str] = dataclasses.field(default_factory=dict)
+    twist_topic: str = ""
+    frame: str = ""
+    cpu: int | None = None
+    sim_time: bool = False
+
+    def text(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> StreamSpec:
+        data = json.loads(text)
+        axes = {int(column): axis for column, axis in data.pop("axes").items()}
+        return cls(names=tuple(data.pop("names")), axes=axes, **data)
+
+
 class Stream:
     """Owns the streamer process. Start it before CUDA: it must not inherit anything of it."""
 
-    def __init__(self, joints: int, topic: str, hz: float, node_name: str, sim_time: bool):
-        self._board = TrajectoryBoard(joints)
+    def __init__(self, spec: StreamSpec):
+        self._board = TrajectoryBoard(len(spec.names))
         command = [sys.executable, "-m", "pi_vla_ros.ros.streamer"]
-        command += ["--descriptor", str(self._board.descriptor), "--joints", str(joints)]
-        command += ["--parent", str(os.getpid())]
-        command += ["--topic", topic, "--rate", str(hz), "--name", node_name]
-        if sim_time:
-            command.append("--sim-time")
+        command += ["--descriptor", str(self._board.descriptor), "--parent", str(os.getpid()), "--spec", spec.text()]
         self._process = subprocess.Popen(command, pass_fds=[self._board.descriptor], stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + START
         while not self._board.beat:
@@ -44,13 +72,17 @@ class Stream:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def sent(self) -> int:
         """Commands published so far."""
         return self._board.sent
 
     @property
-    def intervals_ms(self) -> tuple[float, float, float]:
-        """p50, p99 and longest interval between commands."""
+    def intervals_ms(self) -> tuple[float, float, float, float]:
+        """p50, p99, p99.9 and longest interval between commands."""
         return self._board.intervals_ms
 
     def play(self, playing: bool) -> None:

@@ -36,6 +36,7 @@ from pi_vla_ros.ros.stream import Stream, StreamSpec
 from pi_vla_ros.types import Trajectory
 
 PUBLISHERS = ("streamer", "timer")
+PERCENTILES = ("p50", "p99", "p99.9", "max")
 JOINTS, CAMERAS = 14, 3
 NAMES = tuple(f"joint{k}" for k in range(JOINTS))
 WIDTH, HEIGHT, CAMERA_HZ = 640, 480, 30.0
@@ -71,12 +72,12 @@ def measure(case: Case, seconds: float) -> dict:
         roles += [(_film, namespace, stop)] + [(_compute,)] * os.cpu_count()
     with _running(context, roles):
         try:
-            commands = heard.get(timeout=PATIENCE + SETTLE + seconds)
+            commands, refused = heard.get(timeout=PATIENCE + SETTLE + seconds)
         except Exception as error:
             raise TimingError(f"no command at {case.hz:g} Hz arrived; what went wrong stands above") from error
         stop.set()
         of_node = told.get(timeout=PATIENCE)
-    return summary(commands[:, 0], commands[:, 1], case.hz, seconds) | of_node
+    return summary(commands[:, 0], commands[:, 1], case.hz, seconds) | of_node | {"not_allowed": refused}
 
 
 def summary(computed: np.ndarray, arrived: np.ndarray, hz: float, seconds: float) -> dict:
@@ -95,8 +96,7 @@ def _intervals(times: np.ndarray) -> dict[str, float]:
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:
-    p50, p99, p999 = np.percentile(values, (50, 99, 99.9))
-    return {"p50": float(p50), "p99": float(p99), "p99.9": float(p999), "max": float(values.max())}
+    return dict(zip(PERCENTILES, [*np.percentile(values, (50, 99, 99.9)).tolist(), float(values.max())], strict=True))
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def _running(context, roles: list[tuple]) -> Iterator[None]:
 
 def _listen(namespace: str, hz: float, seconds: float, heard) -> None:
     """Note when commands arrive, and for which time they are."""
-    keep_time()  # before DDS starts its threads: they inherit the priority
+    refused = keep_time()  # before DDS starts its threads: they inherit the priority
     rclpy.init(args=[])
     node = Node("listener", namespace=namespace, start_parameter_services=False, enable_rosout=False)
     rows = np.zeros((int((SETTLE + seconds) * hz * 2) + 1000, 2))
@@ -142,7 +142,7 @@ def _listen(namespace: str, hz: float, seconds: float, heard) -> None:
         executor.spin_once(timeout_sec=0.1)
     rows = rows[:count]
     rows[:, 0] += np.floor((rows[0, 1] - rows[0, 0]) + 0.5)  # the trajectory begins at a whole second
-    heard.put(rows[(rows[:, 0] >= end - seconds) & (rows[:, 0] < end)])
+    heard.put((rows[(rows[:, 0] >= end - seconds) & (rows[:, 0] < end)], refused))
     node.destroy_node()
     rclpy.try_shutdown()
 
@@ -160,11 +160,11 @@ def _command(namespace: str, case: Case, most: float, stop, told) -> None:
     if case.loaded:
         for k in range(CAMERAS):
             node.create_subscription(Image, f"camera_{k}", see, IMAGES)
-    begin = time.monotonic()
     trajectory = _clockwork(most)
     found, end = (_by_streamer if case.publisher == "streamer" else _by_timer)(node, case, trajectory)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    begin, seen = time.monotonic(), 0
     while not stop.is_set():
         executor.spin_once(timeout_sec=0.1)
     found = found()
@@ -177,11 +177,11 @@ def _command(namespace: str, case: Case, most: float, stop, told) -> None:
 
 
 def _by_streamer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[[], dict], Callable[[], None]]:
-    stream = Stream(StreamSpec("streamer", NAMES, node.resolve_topic_name("commands"), case.hz))
+    names = tuple(f"joint{k}" for k in range(JOINTS))
+    stream = Stream(StreamSpec("streamer", names, node.resolve_topic_name("commands"), case.hz))
     stream.play(True)
     stream.offer(trajectory, trajectory.last)
-    names = ("p50", "p99", "p99.9", "max")
-    return lambda: {"streamer_says_ms": dict(zip(names, stream.intervals_ms, strict=True))}, stream.close
+    return lambda: {"streamer_says_ms": dict(zip(PERCENTILES, stream.intervals_ms, strict=True))}, stream.close
 
 
 def _by_timer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[[], dict], Callable[[], None]]:

@@ -17,68 +17,117 @@ import sys
 import threading
 import time
 
+import numpy as np
 import rclpy
+from geometry_msgs.msg import TwistStamped
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from std_msgs.msg import Float64MultiArray
 
 from pi_vla_ros.control.board import TrajectoryBoard
 from pi_vla_ros.control.pacer import Intervals, Pacer
 from pi_vla_ros.control.player import Player
 from pi_vla_ros.control.realtime import keep_time
+from pi_vla_ros.ros.commands import JointCommand, twist_message
 from pi_vla_ros.ros.dds import use_shared_memory_profile
 from pi_vla_ros.ros.qos import COMMANDS
+from pi_vla_ros.ros.stream import StreamSpec
+
+LINGER = 0.1  # s for which an orphan goes on to say that it rests: a lost message must not leave a twist standing
+PATIENCE = 1.0  # s by which a clock that stands still may keep the end waiting
+DELIVERY = 0.2  # s for the last message to arrive
 
 
 def main() -> None:
     arguments = _arguments()
+    spec = StreamSpec.of(arguments.spec)
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent ends us, braked
         signal.signal(number, signal.SIG_IGN)
     use_shared_memory_profile()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(
-        arguments.name,
+        spec.node,
         start_parameter_services=False,
         enable_rosout=False,
-        parameter_overrides=[Parameter("use_sim_time", value=arguments.sim_time)],
+        parameter_overrides=[Parameter("use_sim_time", value=spec.sim_time)],
     )
-    if arguments.sim_time:
+    if spec.sim_time:
         _listen_to_clock(node)
-    publisher = node.create_publisher(Float64MultiArray, arguments.topic, COMMANDS)
-    board = TrajectoryBoard(arguments.joints, arguments.descriptor)
-    refused = keep_time()
-    if refused:
+    output = Output(node, spec)
+    board = TrajectoryBoard(len(spec.names), arguments.descriptor)
+    for refused in keep_time(spec.cpu):
         node.get_logger().warning(refused)
     clock = node.get_clock()
-    now = (lambda: clock.now().nanoseconds * 1e-9) if arguments.sim_time else time.time
-    play(board, arguments.rate, arguments.parent, now, lambda values: publisher.publish(Float64MultiArray(data=values)))
+    now = (lambda: clock.now().nanoseconds * 1e-9) if spec.sim_time else time.time
+    play(board, spec.hz, arguments.parent, now, output)
+    output.close()
     node.destroy_node()
     rclpy.try_shutdown()
 
 
-def play(board: TrajectoryBoard, hz: float, parent: int, now, publish) -> None:
+class Output:
+    """The messages of one command: what the joints are given, and the twist of the axes."""
+
+    def __init__(self, node: Node, spec: StreamSpec):
+        joints = [k for k in range(len(spec.names)) if k not in spec.axes]
+        self._frame, self._axes = spec.frame, spec.axes
+        self._joints, self._twists, self._columns = None, None, np.array(joints, dtype=int)
+        self._command = JointCommand(spec.message, [spec.names[k] for k in joints], 1 / spec.hz)
+        self.ahead = self._command.ahead
+        if joints:
+            self._joints = node.create_publisher(self._command.type, spec.topic, COMMANDS)
+        if spec.axes:
+            self._twists = node.create_publisher(TwistStamped, spec.twist_topic, COMMANDS)
+
+    def send(self, now: float, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """positions and velocities (joints,) for time now + ahead."""
+        if self._joints:
+            self._joints.publish(self._command.message(positions[self._columns], velocities[self._columns]))
+        if self._twists:
+            twist = {axis: float(velocities[column]) for column, axis in self._axes.items()}
+            self._twists.publish(twist_message(self._frame, now, twist))
+
+    def halt(self, now: float) -> None:
+        """The last word: a position stands for itself, a twist has to be taken back."""
+        if self._twists:
+            self._twists.publish(twist_message(self._frame, now, {}))
+
+    def close(self) -> None:
+        """Wait until what was sent has arrived."""
+        for publisher in (self._joints, self._twists):
+            if publisher:
+                publisher.wait_for_all_acked(Duration(seconds=DELIVERY))
+
+
+def play(board: TrajectoryBoard, hz: float, parent: int, now, output: Output) -> None:
     """Publish until told to close, or orphaned; in either case until the arm is at rest."""
     pacer, player = Pacer(hz), Player(board)
     intervals = Intervals(keep=math.ceil(10 * hz))
     report = math.ceil(hz / 2)  # ticks between two reports of the intervals
-    tick = 0
+    tick, speaking, latest = 0, False, None
     while True:
         pacer.wait()
         at = now()
-        if player.resting(at) and (board.closing or os.getppid() != parent):
-            return
-        values = player.command(at)
-        if values is None:
-            intervals.pause()
-        else:
-            publish(values.tolist())
+        if board.closing or os.getppid() != parent:
+            latest = latest or time.monotonic() + player.remaining(at) + LINGER + PATIENCE
+            if player.remaining(at - LINGER) == 0 or time.monotonic() > latest:
+                break
+        command = player.command(at + output.ahead)
+        if command is not None:
+            output.send(at, *command)
             intervals.mark(time.monotonic())
+        elif speaking:
+            output.halt(at)
+            intervals.pause()
+        speaking = command is not None
         tick += 1
-        board.tick(time.monotonic(), values is not None)
+        board.tick(time.monotonic(), speaking)
         if tick % report == 0:
             board.report(intervals.percentiles())
+    if speaking:
+        output.halt(at)
 
 
 def _listen_to_clock(node: Node) -> None:
@@ -95,12 +144,8 @@ def _listen_to_clock(node: Node) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Plays a policy node's trajectory. Started by the node itself.")
     parser.add_argument("--descriptor", type=int, required=True, help="file descriptor of the shared trajectory")
-    parser.add_argument("--joints", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True, help="process without which this one ends")
-    parser.add_argument("--topic", required=True, help="topic of the commands")
-    parser.add_argument("--rate", type=float, required=True, help="Hz")
-    parser.add_argument("--name", required=True, help="name of the node")
-    parser.add_argument("--sim-time", action="store_true")
+    parser.add_argument("--spec", required=True, help="what is published: StreamSpec, as JSON")
     return parser.parse_args(sys.argv[1:])
 
 

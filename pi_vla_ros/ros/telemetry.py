@@ -15,6 +15,7 @@ from pi_vla_ros.observation_buffer import ObservationBuffer
 from pi_vla_ros.ros.messages import time_message
 from pi_vla_ros.ros.stream import Stream
 
+LIMITS = ("position", "velocity", "acceleration", "jerk")
 LOST_FRAMES = 0.3  # share of a camera's frames lost on the way that is worth an alarm
 
 
@@ -38,6 +39,7 @@ def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> Infe
         stage_ms=[float(v) for v in t.stage_ms.values()],
         inference_ms=t.inference_ms,
         plan_ms=t.plan_ms,
+        inference_stalled=t.stalled,
         skew_ms=t.skew_ms,
         camera_names=list(camera_ages),
         camera_age_ms=[1e3 * age for age in camera_ages.values()],
@@ -52,14 +54,13 @@ def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> Infe
         join_acceleration_step_max=counters.joins.acceleration_step,
     )
     message.header.stamp = time_message(now)
-    message.clipped_position, message.clipped_velocity, message.clipped_acceleration = (
-        int(n) for n in counters.clipped[:3]
-    )
+    for limit, count, most in zip(LIMITS, counters.clipped, counters.clip_most, strict=True):
+        setattr(message, f"clipped_{limit}", int(count))
+        setattr(message, f"clip_most_{limit}", float(most))
     if stream:
         message.commands_sent = stream.sent
-        message.command_interval_p50_ms, message.command_interval_p99_ms, message.command_interval_max_ms = (
-            stream.intervals_ms
-        )
+        for name, interval in zip(("p50", "p99", "p999", "max"), stream.intervals_ms, strict=True):
+            setattr(message, f"command_interval_{name}_ms", interval)
     return message
 
 
@@ -80,21 +81,27 @@ def _motion(name: str, status: InferenceStatus) -> DiagnosticStatus:
         level.get(status.state, DiagnosticStatus.OK),
         words,
         joins=status.joins,
-        clipped_position=status.clipped_position,
-        clipped_velocity=status.clipped_velocity,
-        clipped_acceleration=status.clipped_acceleration,
+        **{f"clipped_{limit}": getattr(status, f"clipped_{limit}") for limit in LIMITS},
+        **{f"clip_most_{limit}": f"{getattr(status, f'clip_most_{limit}'):.4g}" for limit in LIMITS},
         commands_sent=status.commands_sent,
-        command_interval_p99_ms=round(status.command_interval_p99_ms, 3),
+        **{
+            f"command_interval_{name}_ms": round(getattr(status, f"command_interval_{name}_ms"), 3)
+            for name in ("p50", "p99", "p999", "max")
+        },
     )
 
 
 def _inference(name: str, status: InferenceStatus) -> DiagnosticStatus:
     stages = dict(zip(status.stage_names, (round(v, 2) for v in status.stage_ms), strict=True))
     drops = dict(zip((f"dropped_{r}" for r in status.drop_reasons), status.drop_counts, strict=True))
+    level = DiagnosticStatus.OK if status.inferences else DiagnosticStatus.WARN
+    words = f"{status.inferences} inferences, last {status.inference_ms:.1f} ms, {status.deadline_misses} ticks missed"
+    if status.inference_stalled:
+        level, words = DiagnosticStatus.ERROR, f"inference_stalled: {status.detail}"
     return _entry(
         f"{name}: inference",
-        DiagnosticStatus.OK if status.inferences else DiagnosticStatus.WARN,
-        f"{status.inferences} inferences, last {status.inference_ms:.1f} ms, {status.deadline_misses} deadline misses",
+        level,
+        words,
         **stages,
         **drops,
     )

@@ -28,9 +28,9 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
+from pi_vla_ros.ros.commands import TYPES, joint_positions
 from pi_vla_ros.ros.dds import use_shared_memory_profile
 from pi_vla_ros.schema import ConfigError
 from pi_vla_ros.sim import messages
@@ -60,7 +60,8 @@ class SimRobot(Node):
         self._arm = SimArm(robot, settings.seed, settings.step)
         home = self._arm.positions()
         self._trajectories = JointTrajectoryController(names, home)
-        self._commands = ForwardCommandController(names, home)
+        points = robot.output.message == "joint_trajectory"
+        self._commands = (JointTrajectoryController if points else ForwardCommandController)(names, home)
         leader = self._trajectories if settings.follows == "trajectory" else self._commands
 
         self._sent: dict[str, list[float]] = {slot: [] for slot in robot.cameras}
@@ -69,7 +70,9 @@ class SimRobot(Node):
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
         self._inputs = (
             self.create_subscription(JointTrajectory, "joint_trajectory", self._on_trajectory, 10, raw=True),
-            self.create_subscription(Float64MultiArray, "commands", self._on_commands, 10),
+            self.create_subscription(
+                TYPES[robot.output.message], "commands", self._on_point if points else self._on_commands, 10, raw=points
+            ),
         )
         self._robot = RealTime(self._arm, leader, 1 / settings.joint_state_hz, self._now, self._send_state, self._take)
         self._cameras = Cameras(
@@ -177,8 +180,11 @@ class SimRobot(Node):
             reason = self._trajectories.tally.latest
             self.get_logger().warning(f"trajectory refused: {reason}", throttle_duration_sec=1.0)
 
-    def _on_commands(self, message: Float64MultiArray) -> None:
-        self._commands.accept(message.data)
+    def _on_commands(self, message) -> None:
+        self._commands.accept(joint_positions(message))
+
+    def _on_point(self, message: bytes) -> None:
+        self._commands.accept(read_trajectory(message), self._now())
 
     def _guarded(self, run) -> None:
         """A thread that dies takes the node with it."""

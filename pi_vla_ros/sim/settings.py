@@ -56,6 +56,8 @@ def declare(node: Node) -> Settings:
         get("robot", "sim", "robot: a known name or the path of a YAML file"),
         get("robot_description", "", "URDF that limits the joints too, its XML or its path"),
     )
+    if robot.twist:
+        raise ConfigError(f"robot '{robot.name}': the simulated robot has no servo for the twist of an end effector")
     rates = get(
         "camera_hz",
         [30.0, 25.0, 20.0],

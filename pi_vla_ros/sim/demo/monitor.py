@@ -16,13 +16,14 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Float64MultiArray, String
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from pi_vla_ros.control.pacer import Intervals
 from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros import qos
+from pi_vla_ros.ros.commands import TYPES, joint_positions
 from pi_vla_ros.sim.demo.recorder import Recorder
 from pi_vla_ros.types import seconds
 
@@ -51,7 +52,7 @@ class Monitor(Node):
         for kind, topic, profile, take in (
             (JointState, "joint_states", qos.JOINT_STATES, self._keep("joint_states")),
             (JointTrajectory, "joint_trajectory", qos.TELEMETRY, self._keep("joint_trajectory")),
-            (Float64MultiArray, "commands", qos.TELEMETRY, self._keep("commands")),
+            (TYPES[robot.output.message], "commands", qos.TELEMETRY, self._keep("commands")),
             (InferenceStatus, "pi_vla_ros/status", qos.TELEMETRY, self._keep("pi_vla_ros/status")),
             (ActionChunk, "pi_vla_ros/action_chunk", qos.TELEMETRY, None),
             (String, "pi_vla_ros/prompt", qos.LATCHED, None),
@@ -134,9 +135,8 @@ class Monitor(Node):
             order = [index[name] for name in names]
             velocity = np.array(message.velocity)[order] if len(message.velocity) else np.full(len(order), np.nan)
             self.measured.append((seconds(message.header.stamp), np.array(message.position)[order], velocity))
-        self.commands = [
-            (now, np.array(deserialize_message(data, Float64MultiArray).data)) for now, data in self._kept["commands"]
-        ]
+        kind = TYPES[self._robot.output.message]
+        self.commands = [(now, joint_positions(deserialize_message(m, kind))) for now, m in self._kept["commands"]]
         self.trajectories = [
             (now, deserialize_message(data, JointTrajectory)) for now, data in self._kept["joint_trajectory"]
         ]

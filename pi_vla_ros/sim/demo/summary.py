@@ -50,6 +50,7 @@ def summarise(monitor: Monitor, robot: RobotConfig, sent: dict[str, list[float]]
             "position": last.clipped_position,
             "velocity": last.clipped_velocity,
             "acceleration": last.clipped_acceleration,
+            "jerk": last.clipped_jerk,
         },
         "state_transitions": transitions(statuses),
     }
@@ -117,5 +118,5 @@ def _command_intervals(monitor: Monitor, last: InferenceStatus, robot: RobotConf
             last.command_interval_max_ms,
         )
     else:
-        p50, p99, longest = monitor.command_arrivals.percentiles()
+        p50, p99, _, longest = monitor.command_arrivals.percentiles()
     return {"p50": round(p50, 3), "p99": round(p99, 3), "max": round(longest, 3)}
