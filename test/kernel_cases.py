@@ -18,14 +18,15 @@ from torch import Tensor
 
 from pi_vla_ros.kernels.attention import attention, split_attention
 from pi_vla_ros.kernels.embed import patches, text
-from pi_vla_ros.kernels.flow_loop import chunks_kernel, tiles
 from pi_vla_ros.kernels.geglu import geglu, row_sums
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.layer_norm import layer_norm
 from pi_vla_ros.kernels.linear import Stats, Tile, linear
+from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.kernels.qkv import paired, qkv, rope_tables
 from pi_vla_ros.kernels.residual import residual
 from pi_vla_ros.kernels.vision_attention import vision_attention
+from pi_vla_ros.model.rtc import Committed, Guidance
 
 EPS = 1e-6
 Results = list[tuple[str, Tensor, Tensor]]
@@ -76,6 +77,22 @@ class Bench:
         return whole[: shape[0]]
 
 
+Delays = list[int] | None  # a robot's first actions that are committed (model/rtc.py)
+
+
+def held_by(b: Bench, rows: int, delays: Delays) -> dict:
+    """The arguments that say so."""
+    return {"delay": b.ints(delays), "tokens": rows // len(delays)} if delays else {}
+
+
+def of_rows(table: Tensor, rows: int, delays: Delays) -> Tensor:
+    """[2, N] -> [rows, N]: the second where a row is committed; without delays the table itself."""
+    if not delays:
+        return table
+    tokens = rows // len(delays)
+    return table[[int(row % tokens < delays[row // tokens]) for row in range(rows)]]
+
+
 def normed(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
 
@@ -86,18 +103,18 @@ def gated(y: Tensor) -> Tensor:
 
 
 def linear_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, norm=False, bias=False, geglu=False,
-                repeat: int = 0, sums=False) -> Results:  # fmt: skip
-    """repeat: the residual has this many rows."""
+                repeat: int = 0, sums=False, delays: Delays = None) -> Results:  # fmt: skip
+    """repeat: the residual has this many rows; delays: of as many robots, who have the rows in equal shares."""
     a, w = b.randn(m, k), b.randn(n, k)
     columns = n // 2 if geglu else n
     out = b.room(m, columns)
-    add = b.randn(n, dtype=torch.float32) if bias else None
+    add = b.randn(2, n, dtype=torch.float32) if delays else b.randn(n, dtype=torch.float32) if bias else None
     rest = b.randn(repeat, columns, dtype=torch.float32) if repeat else None
     stats_out = Stats(b.room(-(-n // tile.bn), m, dtype=torch.float32), n) if sums else None
     linear(a, w, out, tile, pdl=b.pdl, stats_in=b.stats(a, 3) if norm else None, bias=add, geglu=geglu, residual=rest,
-           residual_rows=repeat or 1 << 30, stats_out=stats_out)  # fmt: skip
+           residual_rows=repeat or 1 << 30, stats_out=stats_out, **held_by(b, m, delays))  # fmt: skip
     y = (normed(a.float()) if norm else a.float()) @ w.float().T
-    y = y + add if bias else y
+    y = y + of_rows(add, m, delays) if bias else y
     y = gated(y) if geglu else y
     y = y + rest[torch.arange(m) % repeat] if repeat else y
     results = [("product", out, y)]
@@ -120,17 +137,17 @@ def images_case(b: Bench, images: int, rows: int, apart: int, n: int, k: int, ti
 
 
 def qkv_case(b: Bench, robots: int, tokens: int, heads: int, d: int, k: int, tile: Tile, *, starts=None,
-             bias=False) -> Results:  # fmt: skip
+             bias=False, delays: Delays = None) -> Results:  # fmt: skip
     m, n, key_rows = robots * tokens, (heads + 2) * d, tokens + 9
     x, plain = b.randn(m, k), b.randn(n, k)
     w = torch.cat([paired(plain[: (heads + 1) * d], d), plain[(heads + 1) * d :]])
-    add = b.randn(n, dtype=torch.float32) if bias else None
+    add = b.randn(2, n, dtype=torch.float32) if delays else b.randn(n, dtype=torch.float32) if bias else None
     q, keys, values = b.room(m, heads * d), b.room(robots, key_rows, d), b.room(robots, key_rows, d)
     rope = rope_tables(key_rows, d, b.device)
     qkv(x, w, b.stats(x, 2), rope, q, keys, values, tokens, tile, pdl=b.pdl, bias=add,
-        start=None if starts is None else b.ints(starts))  # fmt: skip
+        start=None if starts is None else b.ints(starts), delay=None if delays is None else b.ints(delays))  # fmt: skip
     y = normed(x.float()) @ w.float().T
-    y = (y + add if bias else y).view(robots, tokens, heads + 2, d)
+    y = (y + of_rows(add, m, delays) if bias else y).view(robots, tokens, heads + 2, d)
     results = []
     for robot, first in enumerate(starts or [0] * robots):
         own = slice(first, first + tokens)
@@ -191,25 +208,6 @@ def split_case(b: Bench, starts: list[int], tokens: int, heads: int, d: int, bm:
     return results
 
 
-def chunks_case(b: Bench, layers: int, length: int, key_rows: int, d: int) -> Results:
-    """The resident flow loop's layout of a prefix: see flow_loop.py; what is no key is 0."""
-    chunks = -(-key_rows // 64)
-    keys, values = (b.randn(layers, key_rows, d) for _ in range(2))
-    keys[:, length:] = values[:, length:] = float("nan")
-    to_keys, to_values = (b.room(layers, chunks, 64 * d) for _ in range(2))
-    chunks_kernel[(chunks, layers)](
-        keys, values, to_keys, to_values, b.ints([length]), keys.stride(0), chunks, d, b.pdl, launch_pdl=b.pdl
-    )  # fmt: skip
-    results = []
-    for layer in range(layers):
-        rest = (0, 0, 0, 64 * chunks - length)
-        k, v = (F.pad(t[layer, :length], rest) for t in (keys, values))
-        results.append(("keys", to_keys[layer], tiles(k, 64).reshape(chunks, -1)))
-        turned = tiles(v.unflatten(0, (chunks, 64)).mT.reshape(chunks * d, 64).contiguous(), 64)
-        results.append(("values", to_values[layer], turned.reshape(chunks, -1)))
-    return results
-
-
 def vision_attention_case(b: Bench, images: int, tokens: int, heads: int, d: int, bm: int, bk: int) -> Results:
     packed, out = b.randn(images * tokens, 3 * heads * d), b.room(images * tokens, heads * d)
     vision_attention(packed, out, tokens, heads, bm=bm, bk=bk, stages=2, warps=4, pdl=b.pdl)
@@ -232,43 +230,60 @@ def row_sums_case(b: Bench, m: int, n: int) -> Results:
     return [("sums", stats.buffer[0], x.float().square().sum(-1))]
 
 
-def residual_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, gate: bool, before: bool) -> Results:
+def residual_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, gate: bool, before: bool,
+                  delays: Delays = None) -> Results:  # fmt: skip
     a, w = b.randn(m, k), b.randn(n, k)
     x, h = b.room(m, n, dtype=torch.float32), b.room(m, n)
     given = b.randn(m, n, dtype=torch.float32)
-    factors = [b.randn(n, dtype=torch.float32) if gate else None for _ in range(2)]
+    shape = (2, n) if delays else (n,)
+    factors = [b.randn(*shape, dtype=torch.float32) if gate else None for _ in range(2)]
     if not before:
         x.copy_(given)
     tiles_m, tiles_n = -(-m // tile.bm), -(-n // tile.bn)
     stats = Stats(b.room(tiles_n, m, dtype=torch.float32), n)
     workspace = b.room(tiles_m * tiles_n * tile.split, tile.bm * tile.bn, dtype=torch.float32)
     arrived = torch.zeros(tiles_m * tiles_n, dtype=torch.int32, device=b.device)
-    residual(a, w, x, h, *factors, stats, workspace, arrived, tile, pdl=b.pdl, before=given if before else None)
+    residual(a, w, x, h, *factors, stats, workspace, arrived, tile, pdl=b.pdl, before=given if before else None,
+             **held_by(b, m, delays))  # fmt: skip
     assert not arrived.any(), "the counters must be left as zeros"
     added = a.float() @ w.float().T
-    want = given + (added * factors[0] if gate else added)
-    scaled = want * (1 + factors[1]) if gate else want
+    want = given + (added * of_rows(factors[0], m, delays) if gate else added)
+    scaled = want * (1 + of_rows(factors[1], m, delays)) if gate else want
     return [("x", x, want), ("h", h, scaled), ("row sums", stats.buffer.sum(0), want.square().sum(-1))]
 
 
 def turn_case(b: Bench, robots: int, actions: int, width: int, dim: int, *, state: int, leave: bool,
-              enter: str | None) -> Results:  # fmt: skip
-    """enter: None, "adaptive" (π0.5) or "silu" (π0)."""
+              enter: str | None, delays: Delays = None, guided=False) -> Results:  # fmt: skip
+    """enter: None, "adaptive" (π0.5) or "silu" (π0); delays, guided: real-time chunking, trained or guided."""
     fp32 = {"dtype": torch.float32}
     tokens, n = actions + state, robots * actions
     x_t, before = b.randn(n, dim, **fp32), b.randn(robots * tokens, width, **fp32)
     out_w, out_b = b.randn(dim, width, **fp32), b.randn(dim, **fp32)
-    in_w, in_b, scale = b.randn(width, dim, **fp32), b.randn(width, **fp32), b.randn(width, **fp32)
+    in_w, in_b = b.randn(width, dim, **fp32), b.randn(width, **fp32)
+    scale = b.randn(2, width, **fp32) if delays else b.randn(width, **fp32)
+    target, weights, most = b.randn(n, dim, **fp32), b.randn(n, **fp32), b.randn(robots, **fp32).abs()
+    weights[: n // 2] = 0.0
     rows, h = b.room(robots * tokens, width, **fp32), b.room(robots * tokens, width)
     stats = Stats(b.room(2, robots * tokens, **fp32), width)
     want = x_t.clone()
     own = torch.arange(robots * tokens, device=b.device).view(robots, tokens)[:, state:].flatten()
+    time, steps, rtc = 0.7, 3, None
     if leave:
-        want += normed(before[own]) @ out_w.T + out_b
+        move = normed(before[own]) @ out_w.T + out_b
+        if guided:
+            rtc = Guidance(target, weights, most)
+            strength = 0.7 / 0.3 * (0.3**2 + 0.7**2) / 0.7**2  # (1 − τ) / τ · (τ² + (1 − τ)²) / (1 − τ)², τ = 1 − time
+            pull = most.clamp(max=strength).repeat_interleave(actions) / steps * weights
+            move += pull[:, None] * (target - (want + time * steps * move))
+        want += move
+    if delays:
+        rtc = Committed(target, b.ints(delays))
+        held = torch.tensor([a < d for d in delays for a in range(actions)], device=b.device)
+        want = torch.where(held[:, None], target, want)
     adaptive = enter == "adaptive"
     turn(x_t, pdl=b.pdl, tokens=tokens, state=state, leave=(before, out_w, out_b) if leave else None,
          enter=(rows, h if adaptive else None, in_w, in_b) if enter else None, stats=stats if adaptive else None,
-         scale=scale if adaptive else None, silu=enter == "silu")  # fmt: skip
+         scale=scale if adaptive else None, silu=enter == "silu", rtc=rtc, time=time, steps=steps)  # fmt: skip
     results = [("x_t", x_t, want)]
     if enter:
         y = want @ in_w.T + in_b
@@ -277,7 +292,37 @@ def turn_case(b: Bench, robots: int, actions: int, width: int, dim: int, *, stat
         if state:
             assert rows.view(robots, tokens, width)[:, 0].isnan().all(), "the state's row is not the actions'"
     if adaptive:
-        results += [("h", h[own], y * (1 + scale)), ("sums", stats.buffer.sum(0)[own], y.square().sum(-1))]
+        results += [
+            ("h", h[own], y * (1 + of_rows(scale, n, delays))),
+            ("sums", stats.buffer.sum(0)[own], y.square().sum(-1)),
+        ]
+    return results
+
+
+def philox(seed: int, counter: list[int]) -> list[int]:
+    """Philox 4x32-10 (Salmon et al. 2011) of one counter of four words."""
+    mask, key, c = 0xFFFFFFFF, [seed & 0xFFFFFFFF, seed >> 32], counter
+    for _ in range(10):
+        a, b = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+        c = [(b >> 32) ^ c[1] ^ key[0], b & mask, (a >> 32) ^ c[3] ^ key[1], a & mask]
+        key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+    return c
+
+
+def noise_case(b: Bench, keys: list[tuple[int, int, int, int]], actions: int, dim: int) -> Results:
+    """keys: drawn, seed, stream, draw."""
+    x_t, scale = b.room(len(keys), actions, dim, dtype=torch.float32), torch.rand(len(keys)) + 0.5
+    draw(x_t, torch.tensor(keys, device=b.device), scale.to(b.device), pdl=b.pdl)
+    results = []
+    for robot, (drawn, seed, stream, number) in enumerate(keys):
+        if not drawn:
+            assert x_t[robot].isnan().all(), "noise that was given is not drawn over"
+            continue
+        words = torch.tensor([philox(seed, [i, stream, number, 0])[:2] for i in range(actions * dim)])
+        # into [0, 1) as signed words without their sign, then Box and Muller
+        u = torch.where(words >= 1 << 31, (1 << 32) - 1 - words, words).double() / 2**31
+        normal = (-2 * u[:, 0].clamp(min=1e-7).log()).sqrt() * (2 * torch.pi * u[:, 1]).cos()
+        results.append((f"robot {robot}", x_t[robot].cpu(), scale[robot] * normal.view(actions, dim)))
     return results
 
 
@@ -323,11 +368,13 @@ CASES = {
     "linear norm": (linear_case, (19, 40, 56, SMALL), {"norm": True}),
     "linear bias": (linear_case, (19, 41, 56, SMALL), {"bias": True}),
     "linear norm bias geglu": (linear_case, (18, 72, 24, SMALL), {"norm": True, "bias": True, "geglu": True}),
+    "linear, some committed": (linear_case, (22, 40, 24, SMALL), {"bias": True, "delays": [3, 0]}),
     "linear residual sums": (linear_case, (35, 50, 24, SMALL), {"repeat": 7, "bias": True, "sums": True}),
     "linear images": (images_case, (3, 9, 14, 40, 24, SMALL), {}),
     "linear images, one": (images_case, (1, 16, 16, 32, 16, SMALL), {}),
     "qkv prefix": (qkv_case, (2, 11, 3, 16, 40, SMALL), {}),
     "qkv expert": (qkv_case, (2, 7, 2, 32, 24, SMALL), {"starts": [9, 1], "bias": True}),
+    "qkv, some committed": (qkv_case, (2, 7, 2, 16, 24, SMALL), {"starts": [9, 1], "bias": True, "delays": [0, 5]}),
     "qkv one token, tile across heads": (qkv_case, (1, 1, 1, 16, 16, Tile(16, 64, 16, 2, 4)), {"starts": [3]}),
     "attention edges": (attention_case, ([1, 16, 17, 31], 10, 16, 32, 16, 16), {}),
     "attention, d 24": (attention_case, ([23], 33, 24, 23, 32, 16), {}),
@@ -336,8 +383,6 @@ CASES = {
         for blocks in (1, 2)
         for state in (False, True)
     },
-    "chunks": (chunks_case, (2, 70, 200, 128), {}),
-    "chunks, whole": (chunks_case, (1, 128, 128, 64), {}),
     "vision attention": (vision_attention_case, (2, 19, 3, 24, 16, 16), {}),
     "vision attention, whole tiles": (vision_attention_case, (1, 32, 2, 16, 16, 16), {}),
     "geglu": (geglu_case, (5, 37, 3), {}),
@@ -366,6 +411,19 @@ CASES = {
             (1, True, None),
         )
     },
+    "residual, some committed": (
+        residual_case,
+        (20, 40, 24, Tile(16, 32, 16, 2, 4, 2)),
+        {"gate": True, "before": False, "delays": [0, 10, 1, 4]},
+    ),
+    "turn guided": (turn_case, (2, 5, 40, 7), {"state": 1, "leave": True, "enter": "silu", "guided": True}),
+    "turn committed": (turn_case, (2, 5, 40, 7), {"state": 0, "leave": True, "enter": "adaptive", "delays": [5, 2]}),
+    "turn committed, first": (
+        turn_case,
+        (3, 5, 40, 7),
+        {"state": 0, "leave": False, "enter": "adaptive", "delays": [0, 1, 4]},
+    ),
+    "noise": (noise_case, ([(1, 7, 0, 0), (0, 7, 1, 0), (1, 2**33 + 5, 3, 9)], 9, 32), {}),
     "turn, more than a block": (turn_case, (1, 3, 300, 32), {"state": 0, "leave": True, "enter": "adaptive"}),
     "patches": (patches_case, (2, 28, 14), {"frames": False}),
     "patches of frames": (patches_case, (3, 42, 14), {"frames": True}),

@@ -9,8 +9,10 @@ results over.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,38 +33,60 @@ NARROW = [
     Tile(64, 64, 64, 6, 4), Tile(64, 64, 128, 4, 4), Tile(64, 128, 64, 5, 4), Tile(64, 128, 128, 3, 4),
     Tile(128, 128, 64, 4, 8), Tile(128, 128, 64, 4, 4),
 ]  # fmt: skip
-CANDIDATES = {
-    "vision": {
-        "vision_attention": [AttentionTile(bm, bk, s, w) for bm, w in ((128, 4), (128, 8), (64, 4))
-                             for bk in (64, 128) for s in (2, 3)],
-        "projector": WIDE,
-    },
-    "prefix": {
-        "prefix_qkv": WIDE + NARROW[:4],
-        "prefix_attention": [AttentionTile(bm, bk, s, w) for bm, bk, s, w in (
-            (64, 64, 2, 4), (64, 64, 3, 4), (64, 32, 2, 4), (64, 32, 3, 4), (64, 128, 2, 4), (128, 64, 2, 8),
-            (128, 32, 3, 8), (128, 128, 2, 8), (64, 64, 2, 8))],
-        "prefix_out": WIDE,
-    },
-    "expert": {
-        "expert_up": [Tile(64, bn, bk, s, w) for bn, bk, s, w in (
-            (64, 64, 4, 4), (64, 64, 6, 4), (64, 128, 3, 4), (64, 128, 4, 4), (64, 128, 5, 4), (64, 256, 3, 4),
-            (64, 128, 4, 8), (32, 128, 4, 4), (32, 128, 6, 4), (128, 128, 3, 4))],
-        "expert_down": [Tile(64, bn, bk, s, 4, split) for bn, bk, s, split in (
-            (64, 128, 4, 8), (64, 64, 6, 8), (64, 128, 4, 4), (32, 128, 4, 4), (32, 128, 6, 4), (32, 256, 3, 4),
-            (32, 128, 6, 2), (16, 128, 6, 2), (16, 256, 4, 2), (16, 256, 4, 1), (128, 128, 3, 16), (64, 256, 2, 8))],
-        "expert_qkv": [Tile(64, bn, bk, s, 4) for bn, bk, s in (
-            (32, 128, 4), (32, 128, 5), (32, 128, 6), (32, 256, 3), (32, 256, 4), (16, 128, 4), (16, 256, 4),
-            (64, 128, 4), (32, 64, 6))],
-        "expert_out": [Tile(64, bn, bk, s, 4, split) for bn, bk, s, split in (
-            (32, 128, 4, 4), (32, 256, 2, 4), (32, 128, 4, 2), (32, 256, 4, 2), (16, 128, 4, 2), (16, 256, 4, 2),
-            (16, 256, 4, 1), (16, 128, 6, 1), (64, 128, 2, 8), (64, 128, 4, 4), (16, 128, 4, 4))],
-        "expert_attention": [AttentionTile(bm, bk, 1, w, blocks, join) for bm, bk, w, blocks, join in (
-            (64, 64, 4, 1, 4), (64, 64, 4, 1, 2), (64, 64, 4, 1, 1), (64, 64, 4, 2, 4), (64, 128, 4, 1, 4),
-            (64, 128, 8, 1, 4), (64, 64, 8, 1, 4), (64, 32, 4, 2, 4), (64, 32, 4, 4, 4), (128, 64, 8, 1, 4),
-            (16, 128, 4, 1, 4), (32, 128, 4, 1, 4), (32, 64, 4, 2, 4))],
-    },
+STAGES = ("vision", "prefix", "expert")
+VISION = {
+    "vision_attention": [AttentionTile(bm, bk, s, w) for bm, w in ((128, 4), (128, 8), (64, 4))
+                         for bk in (64, 128) for s in (2, 3)],
+    "projector": WIDE,
 }  # fmt: skip
+PREFIX = {
+    "prefix_qkv": WIDE + NARROW[:4],
+    "prefix_attention": [AttentionTile(bm, bk, s, w) for bm, bk, s, w in (
+        (64, 64, 2, 4), (64, 64, 3, 4), (64, 32, 2, 4), (64, 32, 3, 4), (64, 128, 2, 4), (128, 64, 2, 8),
+        (128, 32, 3, 8), (128, 128, 2, 8), (64, 64, 2, 8))],
+    "prefix_out": WIDE,
+}  # fmt: skip
+ONE_ROBOT = {  # all rows in one tile: narrow ones, and the inner axis in pieces
+    "expert_up": [Tile(64, bn, bk, s, w) for bn, bk, s, w in (
+        (64, 64, 4, 4), (64, 64, 6, 4), (64, 128, 3, 4), (64, 128, 4, 4), (64, 128, 5, 4), (64, 256, 3, 4),
+        (64, 128, 4, 8), (32, 128, 4, 4), (32, 128, 6, 4), (128, 128, 3, 4))],
+    "expert_down": [Tile(64, bn, bk, s, 4, split) for bn, bk, s, split in (
+        (64, 128, 4, 8), (64, 64, 6, 8), (64, 128, 4, 4), (32, 128, 4, 4), (32, 128, 6, 4), (32, 256, 3, 4),
+        (32, 128, 6, 2), (16, 128, 6, 2), (16, 256, 4, 2), (16, 256, 4, 1), (128, 128, 3, 16), (64, 256, 2, 8))],
+    "expert_qkv": [Tile(64, bn, bk, s, 4) for bn, bk, s in (
+        (32, 128, 4), (32, 128, 5), (32, 128, 6), (32, 256, 3), (32, 256, 4), (16, 128, 4), (16, 256, 4),
+        (64, 128, 4), (32, 64, 6))],
+    "expert_out": [Tile(64, bn, bk, s, 4, split) for bn, bk, s, split in (
+        (32, 128, 4, 4), (32, 256, 2, 4), (32, 128, 4, 2), (32, 256, 4, 2), (16, 128, 4, 2), (16, 256, 4, 2),
+        (16, 256, 4, 1), (16, 128, 6, 1), (64, 128, 2, 8), (64, 128, 4, 4), (16, 128, 4, 4))],
+    "expert_attention": [AttentionTile(bm, bk, 1, w, blocks, join) for bm, bk, w, blocks, join in (
+        (64, 64, 4, 1, 4), (64, 64, 4, 1, 2), (64, 64, 4, 1, 1), (64, 64, 4, 2, 4), (64, 128, 4, 1, 4),
+        (64, 128, 8, 1, 4), (64, 64, 8, 1, 4), (64, 32, 4, 2, 4), (64, 32, 4, 4, 4), (128, 64, 8, 1, 4),
+        (16, 128, 4, 1, 4), (32, 128, 4, 1, 4), (32, 64, 4, 2, 4))],
+}  # fmt: skip
+MORE_ROBOTS = {  # several tiles of rows: wider ones, which read the weights less often, and fewer pieces
+    "expert_up": [Tile(bm, bn, bk, s, w) for bm, bn, bk, s, w in (
+        (128, 128, 64, 4, 8), (128, 128, 64, 3, 8), (128, 128, 128, 3, 8), (128, 64, 64, 5, 4), (128, 64, 128, 4, 4),
+        (256, 64, 64, 4, 8), (256, 128, 64, 3, 8), (128, 256, 64, 3, 8), (64, 128, 64, 5, 4), (64, 128, 128, 3, 4))],
+    "expert_down": [Tile(bm, bn, bk, s, w, split) for bm, bn, bk, s, w, split in (
+        (128, 64, 64, 5, 4, 4), (128, 64, 128, 4, 4, 4), (128, 64, 128, 4, 8, 4), (128, 64, 128, 4, 4, 2),
+        (128, 128, 64, 4, 8, 4), (128, 128, 64, 4, 8, 8), (64, 64, 128, 4, 4, 4), (64, 64, 128, 4, 4, 2),
+        (128, 32, 128, 4, 4, 2), (256, 64, 64, 4, 8, 8))],
+    "expert_qkv": [Tile(bm, bn, bk, s, w) for bm, bn, bk, s, w in (
+        (128, 32, 128, 4, 4), (128, 64, 64, 5, 4), (128, 64, 128, 4, 4), (128, 64, 128, 3, 8), (64, 64, 128, 4, 4),
+        (64, 64, 64, 6, 4), (64, 128, 64, 5, 4), (256, 32, 64, 4, 8))],
+    "expert_out": [Tile(bm, bn, bk, s, w, split) for bm, bn, bk, s, w, split in (
+        (128, 64, 128, 3, 4, 4), (128, 64, 64, 4, 4, 4), (128, 64, 128, 4, 4, 2), (128, 32, 128, 4, 4, 2),
+        (64, 64, 128, 4, 4, 2), (64, 64, 128, 3, 4, 4), (64, 32, 128, 4, 4, 1), (128, 128, 64, 4, 8, 8))],
+    "expert_attention": [AttentionTile(bm, bk, 1, w, blocks, join) for bm, bk, w, blocks, join in (
+        (64, 64, 4, 2, 4), (64, 64, 4, 4, 4), (64, 64, 4, 8, 4), (64, 128, 4, 2, 4), (64, 128, 8, 2, 4),
+        (128, 64, 8, 2, 4), (128, 64, 8, 4, 4), (128, 64, 8, 8, 4), (64, 64, 4, 4, 8), (64, 64, 4, 4, 2))],
+}  # fmt: skip
+
+
+def candidates(robots: int) -> dict[str, dict[str, list]]:
+    """stage -> field of the Tuning -> what it may be."""
+    return {"vision": VISION, "prefix": PREFIX, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
 
 
 def blank_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> PiModel:
@@ -80,22 +104,22 @@ def blank_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) ->
 class Bench:
     """The three stages of one model with inputs to run on, each timed alone."""
 
-    def __init__(self, model: PiModel, tune: Tuning, prompt: int, cameras: int = 3, steps: int = 1):
-        g = self._g = model.geometry
-        device = self._device = model.projector.weight.device
+    def __init__(self, model: PiModel, tune: Tuning, prompt: int, cameras: int = 3, robots: int = 1, steps: int = 1):
+        g = model.geometry
+        device = model.projector.weight.device
         dtype, pdl = model.projector.weight.dtype, chained(device)
-        self._seen, self._prompt = cameras * g.vision.tokens, prompt
+        self._seen, self._prompt, self._robots = cameras * g.vision.tokens, prompt, robots
         longest = self._seen + prompt
         key_rows = longest + g.suffix
         with torch.no_grad():
-            self.vision = VisionStage(model, cameras, dtype, tune, pdl)
-            self.prefix = PrefixStage(model, 1, longest, key_rows, dtype, tune, pdl)
-            self.expert = ExpertStage(model, 1, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
-        self._images = torch.rand(cameras, 3, g.vision.image, g.vision.image, device=device) * 2 - 1
-        self._tokens = torch.randint(g.vocab, (1, prompt), device=device)
-        self._lengths = torch.tensor([longest], device=device, dtype=torch.int32)
-        self._x_t = torch.randn(g.chunk, g.action_dim, device=device)
-        self._state = torch.randn(1, g.action_dim, device=device)
+            self.vision = VisionStage(model, robots * cameras, dtype, tune, pdl)
+            self.prefix = PrefixStage(model, robots, longest, key_rows, dtype, tune, pdl)
+            self.expert = ExpertStage(model, robots, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
+        self._images = torch.rand(robots * cameras, 3, g.vision.image, g.vision.image, device=device) * 2 - 1
+        self._tokens = torch.randint(g.vocab, (robots, prompt), device=device)
+        self._lengths = torch.full((robots,), longest, device=device, dtype=torch.int32)
+        self._x_t = torch.randn(robots * g.chunk, g.action_dim, device=device)
+        self._state = torch.randn(robots, g.action_dim, device=device)
 
     def launch(self, stage: str) -> None:
         p = self.prefix
@@ -105,7 +129,7 @@ class Bench:
             p.launch(self._tokens, self._seen, self._prompt, self._lengths)
         else:
             self.expert.launch(
-                self._x_t, 1, self._seen + self._prompt, self._lengths, p.keys, p.values, p.rope, self._state
+                self._x_t, self._robots, self._seen + self._prompt, self._lengths, p.keys, p.values, p.rope, self._state
             )
 
     def retune(self, tune: Tuning) -> None:
@@ -119,10 +143,6 @@ class Bench:
         with torch.cuda.graph(graph):
             self.launch(stage)
         return graph
-
-    def time(self, stage: str, replays: int = 20) -> float:
-        """Median milliseconds of a captured stage."""
-        return medians([self.capture(stage)], replays)[0]
 
 
 def medians(graphs: list[torch.cuda.CUDAGraph], replays: int) -> list[float]:
@@ -141,7 +161,7 @@ def medians(graphs: list[torch.cuda.CUDAGraph], replays: int) -> list[float]:
     return [sorted(a.elapsed_time(b) for a, b in times)[replays // 2] for times in spent]
 
 
-def _shallow(geometry: Geometry) -> Geometry:
+def shallow(geometry: Geometry) -> Geometry:
     """The same sizes with one layer (two in the prefix, whose last one is different)."""
     return replace(
         geometry,
@@ -152,46 +172,73 @@ def _shallow(geometry: Geometry) -> Geometry:
     )
 
 
-def _compile(job: tuple[Geometry, Tuning, int, list[tuple[str, str, object]]]) -> None:
-    geometry, start, prompt, candidates = job
-    model = blank_model(_shallow(geometry), torch.device("cuda"), torch.bfloat16)
-    bench = Bench(model, start, prompt)
-    for stage, field, candidate in candidates:
-        try:
-            bench.retune(replace(start, **{field: candidate}))
+@dataclass(frozen=True)
+class Search:
+    """What is tuned: a model's sizes and a robot's inputs."""
+
+    geometry: Geometry
+    start: Tuning
+    prompt: int
+    cameras: int
+    robots: int
+    stages: tuple[str, ...] = STAGES
+
+    def bench(self, geometry: Geometry, device: torch.device) -> Bench:
+        model = blank_model(geometry, device, torch.bfloat16)
+        separate = replace(self.start, resident=False)  # the resident kernel would run instead of what is tuned
+        return Bench(model, separate, self.prompt, self.cameras, self.robots)
+
+    def choices(self) -> Iterator[tuple[str, str, list]]:
+        for stage in self.stages:
+            for name, tiles in candidates(self.robots)[stage].items():
+                yield stage, name, tiles
+
+
+def tune(search: Search, device: torch.device, processes: int, say=print) -> Tuning:
+    """The fastest tiles found; minutes, and the GPU to itself."""
+    everything = [(stage, name, tile) for stage, name, tiles in search.choices() for tile in tiles]
+    jobs = [(search, everything[i::processes]) for i in range(processes)]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pool.map(_compile, jobs, chunksize=1)
+    with torch.no_grad():
+        return descend(search.bench(search.geometry, device), search, say)
+
+
+def _compile(job: tuple[Search, list[tuple[str, str, object]]]) -> None:
+    """Fills Triton's disk cache."""
+    search, tiles = job
+    bench = search.bench(shallow(search.geometry), torch.device("cuda"))
+    for stage, name, tile in tiles:
+        with contextlib.suppress(Exception):  # too large for this GPU: `descend` says so
+            bench.retune(replace(search.start, **{name: tile}))
             bench.launch(stage)
-        except Exception:
-            continue
     torch.cuda.synchronize()
 
 
-def compile_candidates(geometry: Geometry, start: Tuning, prompt: int, stages, processes: int) -> None:
-    everything = [(s, f, c) for s in stages for f, cs in CANDIDATES[s].items() for c in cs]
-    jobs = [(geometry, start, prompt, everything[i::processes]) for i in range(processes)]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        pool.map(_compile, jobs, chunksize=1)
+def descend(bench: Bench, search: Search, say=print, replays: int = 20) -> Tuning:
+    """Coordinate descent: each challenger is timed against the champion of the hour."""
+    best, kept = search.start, []
+    champions: dict[str, torch.cuda.CUDAGraph] = {}
 
+    def retune(tuning: Tuning) -> None:
+        kept.append([dict(vars(s)) for s in (bench.vision, bench.prefix, bench.expert)])  # buffers of captured graphs
+        bench.retune(tuning)
 
-def tune(bench: Bench, start: Tuning, stages=tuple(CANDIDATES), say=print, replays: int = 20) -> Tuning:
-    """Coordinate descent over the candidates of `stages`: each challenger is timed against the champion of the hour."""
-    best, kept = start, []
-    bench.retune(best)
-    for stage in stages:
-        champion = bench.capture(stage)
-        for field, candidates in CANDIDATES[stage].items():
-            for candidate in candidates:
-                if candidate == getattr(best, field):
-                    continue
-                kept.append([dict(vars(s)) for s in (bench.vision, bench.prefix, bench.expert)])  # a graph's buffers
-                try:
-                    bench.retune(replace(best, **{field: candidate}))
-                    challenger = bench.capture(stage)
-                except Exception as error:
-                    say(f"  {field} {candidate}: {type(error).__name__} {str(error)[:60]}")
-                    continue
-                old, new = medians([champion, challenger], replays)
-                say(f"  {field:17} {new:.3f} against {old:.3f} ms {candidate}")
-                if new < 0.995 * old:
-                    best, champion = replace(best, **{field: candidate}), challenger
-        bench.retune(best)
+    for stage, name, tiles in search.choices():
+        retune(best)
+        champion = champions.get(stage) or bench.capture(stage)
+        for tile in tiles:
+            if tile == getattr(best, name):
+                continue
+            try:
+                retune(replace(best, **{name: tile}))
+                challenger = bench.capture(stage)
+            except Exception as error:
+                say(f"  {name} {tile}: {type(error).__name__} {str(error)[:60]}")
+                continue
+            old, new = medians([champion, challenger], replays)
+            say(f"  {name:17} {new:.3f} against {old:.3f} ms {tile}")
+            if new < 0.995 * old:
+                best, champion = replace(best, **{name: tile}), challenger
+        champions[stage] = champion
     return best

@@ -1,0 +1,85 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: a model, its inputs' sizes, a precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pi_vla_ros.engine import (
+    DeviceConfig,
+    Engine,
+    EngineArgs,
+    EngineConfig,
+    PI0Args,
+    PI0Request,
+    PI05Args,
+    PI05Request,
+)
+from pi_vla_ros.engine.fp8 import FP8
+from pi_vla_ros.model.geometry import PI0, PI05, Geometry, tiny
+
+DTYPES = {"bf16": torch.bfloat16, "fp8": FP8, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """views: cameras; prompt_len: tokens; chunk_size: actions; steps: of the flow; batch: robots.
+
+    checkpoint: folder of the weights, whose model and chunk then count; None: seeded random ones.
+    tiny: a model of toy size, to try the commands with.
+    """
+
+    model: str = "pi05"
+    views: int = 3
+    prompt_len: int = 48
+    chunk_size: int = 50
+    steps: int = 10
+    batch: int = 1
+    precision: str = "bf16"
+    checkpoint: Path | None = None
+    tiny: bool = False
+
+    @property
+    def geometry(self) -> Geometry:
+        """Of the random model."""
+        base = tiny(self.model) if self.tiny else {"pi0": PI0, "pi05": PI05}[self.model]
+        return replace(base, chunk=self.chunk_size, prompt_len=max(base.prompt_len, self.prompt_len))
+
+    def engine(self, device: torch.device) -> Engine:
+        """Everything in one precision, π0's vision tower too."""
+        dtype = DTYPES[self.precision]
+        sizes = {"max_batch_size": self.batch, "num_inference_steps": self.steps}
+        sizes["vision_params_dtype"] = None if dtype == FP8 else dtype
+        if self.checkpoint is None:
+            sizes |= {"random_geometry": self.geometry, "cameras": self.views}
+        else:
+            sizes["checkpoint_dir"] = self.checkpoint
+        args = (PI0Args if self.model == "pi0" else PI05Args)(**sizes)
+        threads = 1 if self.tiny else 0  # more only wait for each other over a toy model
+        config = EngineConfig(DeviceConfig(device.type, params_dtype=dtype, cpu_threads=threads))
+        return Engine(EngineArgs(self.model, args, config))
+
+    def request(self, engine: Engine) -> PI0Request | PI05Request:
+        """Random images and prompts; of more cameras than `views`, the first are there."""
+        g, b, cameras = engine.geometry, self.batch, engine.cameras
+        if not 1 <= self.views <= cameras or not 1 <= self.prompt_len <= g.prompt_len:
+            raise ValueError(
+                f"--views {self.views} --prompt-len {self.prompt_len}: this model takes 1..{cameras} cameras and "
+                f"1..{g.prompt_len} tokens"
+            )
+        rng = torch.Generator().manual_seed(0)
+        size = g.vision.image
+        fields = {
+            "pixel_values": torch.rand(b, cameras, 3, size, size, generator=rng) * 2 - 1,
+            "camera_mask": (torch.arange(cameras) < self.views).expand(b, -1).clone(),
+            "input_ids": torch.randint(g.vocab, (b, self.prompt_len), generator=rng),
+            "lang_lens": torch.full((b,), self.prompt_len),
+            "noise": torch.randn(b, g.chunk, g.action_dim, generator=rng),
+        }
+        if g.model == "pi05":
+            return PI05Request(**fields)
+        return PI0Request(**fields, state=torch.randn(b, g.action_dim, generator=rng))

@@ -1,0 +1,158 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""bench: its rows, its floor, its traces; run whole with a toy model on the CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pi_vla_ros.bench.case import Case
+from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
+from pi_vla_ros.bench.measure import NotRepeatable, Subject, quantile
+from pi_vla_ros.bench.report import grid
+from pi_vla_ros.bench.trace import choices, ran
+from pi_vla_ros.cli import bench
+from pi_vla_ros.model.geometry import PI0, PI05
+
+H200 = Ceilings(tflops=780.0, copy_tbytes=4.27, read_tbytes=4.24)
+CPU = torch.device("cpu")
+TINY = Case(views=2, prompt_len=9, chunk_size=4, steps=2, precision="fp32", tiny=True)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """An engine of a toy model sets one for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "floor"),
+    # vision 0.84 ms; prefix 4.1 to 5.0; the expert's 6.2 GB 1.45 ms: counted by hand for docs/bench
+    [("pi05", 48, 6.3), ("pi05", 200, 7.1), ("pi0", 20, 6.2)],
+)
+def test_floor_of_the_published_models(model, prompt, floor):
+    case = Case(model=model, prompt_len=prompt)
+    assert floor_ms(case.geometry, case, H200) == pytest.approx(floor, abs=0.1)
+
+
+def test_floor_of_many_robots():
+    one, many = Case(prompt_len=200), Case(prompt_len=200, batch=40)
+    expert = 1e3 * 10 * 18 * 2 * (1024 * 9 * 256 * 2 + 3 * 1024 * 4096) / 4.24e12
+    shared = floor_ms(PI05, one, H200) - expert
+    assert floor_ms(PI05, replace(one, batch=2), H200) == pytest.approx(2 * shared + expert)
+    # 2000 rows: no longer the memory but the arithmetic sets the expert's floor
+    arithmetic = expert * 4.24 / 780 * 2000
+    assert floor_ms(PI05, many, H200) == pytest.approx(40 * shared + arithmetic) and arithmetic > expert
+
+
+def test_quantiles():
+    values = list(range(1000, 0, -1))
+    assert [quantile(values, q) for q in (0.5, 0.99, 0.999, 1.0)] == [500, 990, 999, 1000]
+    assert quantile([3.0], 0.5) == quantile([3.0], 0.999) == 3.0
+
+
+def test_random_geometry_takes_the_prompt():
+    assert Case(model="pi0", prompt_len=120).geometry == replace(PI0, prompt_len=120)
+    assert Case(model="pi0", prompt_len=20).geometry.prompt_len == 48
+
+
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
+def test_whole_command(model, tmp_path, capsys):
+    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --iters 5"
+    files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
+    assert bench.main(f"{given} {files}".split()) == 0
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
+    assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32"
+    assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
+    for name in ("wall_ms", "graph_ms"):
+        times = [row[name][q] for q in ("p50", "p90", "p99", "p99.9", "max")]
+        assert times == sorted(times) and times[0] > 0
+    assert row["command"] == f"bench {given} {files}" and row["gpu"] == "none (CPU)"
+    for key in ("date", "commit", "after_idle_ms", "init_s", "memory_gib", "floor_ms", "floor_fraction", "ceilings"):
+        assert key in row
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{row['wall_ms']['p50']:.2f}" in capsys.readouterr().out
+
+
+def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "VIEWS", (1, 2))
+    monkeypatch.setattr(bench, "PROMPTS", (5, 60, 20))
+    assert bench.main(f"--tiny --model pi0 --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json".split()) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [(r["views"], r["prompt_len"]) for r in rows] == [(1, 5), (1, 20), (2, 5), (2, 20)]  # π0's prompts end at 48
+    assert grid(rows) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--prompt-len 0", "--prompt-len 0"),
+        ("--views 0", "must be at least 1, is 0"),
+        ("--iters 0", "--iters"),
+        ("--precision int4", "--precision"),
+    ],
+)
+def test_bad_sizes_are_told(given, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        bench.main(["--tiny", *given.split()])
+    assert end.value.code != 0 and told in f"{end.value.code} {capsys.readouterr().err}"
+
+
+def test_other_actions_for_the_same_inputs_end_the_run():
+    subject = Subject(TINY, CPU)
+    subject.step()
+    subject.first = subject.first + 1e-6
+    with pytest.raises(NotRepeatable):
+        subject.step()
+
+
+@pytest.mark.slow
+def test_set_up_in_new_processes():
+    told = bench.in_new_processes(replace(TINY, precision="bf16"))
+    assert set(told) == {"init_cold_s", "init_warm_s"} and all(0 < s < 60 for s in told.values())
+
+
+def event(category, name, ts, dur, tid=1, **args):
+    return {"ph": "X", "cat": category, "name": name, "ts": ts, "dur": dur, "tid": tid, "args": args}
+
+
+def test_kernels_are_found_under_their_phase_and_product():
+    events = [
+        event("user_annotation", "replay", 0, 5),
+        event("cuda_runtime", "cudaGraphLaunch", 1, 2, correlation=1),
+        event("kernel", "nvjet", 3, 9, tid=7, correlation=1),  # of a graph: in no phase
+        event("user_annotation", "vision", 10, 30),
+        event("user_annotation", "linear 4x8 16x8 4x16", 11, 4),
+        event("cuda_driver", "cuLaunchKernelEx", 12, 1, correlation=2),
+        event("kernel", "linear_kernel", 40, 6.0, tid=7, correlation=2),
+        event("cpu_op", "aten::addmm", 20, 5, **{"Input Dims": [[4, 8], [8, 16], []]}),
+        event("cuda_runtime", "cudaLaunchKernelExC", 21, 1, correlation=3),
+        event("kernel", "nvjet_tst", 47, 3.0, tid=7, correlation=3),
+        event("cpu_op", "aten::addmm", 26, 5, **{"Input Dims": [[4, 8], [8, 16], []]}),
+        event("cuda_runtime", "cudaLaunchKernelExC", 27, 1, correlation=4),
+        event("kernel", "nvjet_tst", 51, 5.0, tid=7, correlation=4),
+        event("user_annotation", "expert", 50, 30),
+        event("user_annotation", "expert_step", 51, 20),
+        event("cuda_driver", "cuLaunchKernel", 52, 1, correlation=5),
+        event("kernel", "stray", 60, 1.0, tid=7, correlation=5),
+        event("cpu_op", "aten::scaled_dot_product_attention", 55, 9, **{"Input Dims": [[1, 2, 3, 4]]}),
+        event("cpu_op", "aten::_flash_attention_forward", 56, 5, **{"Input Dims": [[1, 2, 3, 4]]}),
+        event("cuda_runtime", "cudaLaunchKernel", 57, 1, correlation=6),
+        event("kernel", "pytorch_flash::flash_fwd_kernel", 66, 2.0, tid=7, correlation=6),
+        {"ph": "f", "cat": "ac2g", "name": "ac2g", "ts": 12},
+    ]
+    told = [(r.phase, r.product, r.maker, r.calls, r.us) for r in ran(events)]
+    assert told == [
+        ("vision", "addmm 4x8 8x16", "cuBLAS", 2, 8.0),
+        ("vision", "linear 4x8 16x8 4x16", "Triton", 1, 6.0),
+        ("expert_step", "scaled_dot_product_attention 1x2x3x4", "SDPA", 1, 2.0),
+        ("expert_step", "stray", "PyTorch", 1, 1.0),
+    ]
+    assert "cuBLAS" in choices(ran(events)) and "4.0  addmm 4x8 8x16 -> nvjet_tst" in choices(ran(events))

@@ -1,0 +1,39 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""All Triton kernels compile for every GPU generation, with the tiles that it would get, and fit its shared memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+from pi_vla_ros.engine.fused.tuning import SHARED_MEMORY
+
+KERNELS = {
+    "attention_kernel", "geglu_kernel", "join_kernel", "layer_norm_kernel", "linear_kernel", "patches_kernel",
+    "qkv_kernel", "residual_kernel", "row_sums_kernel", "split_kernel", "text_kernel", "turn_kernel",
+    "vision_attention_kernel",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 110, 120])
+def test_compiles_and_fits(capability, tmp_path):
+    script = Path(__file__).parent / "compile_kernels.py"
+    ran = subprocess.run(
+        [sys.executable, str(script), str(capability)],
+        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    compiled = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert {k["name"] for k in compiled} == KERNELS
+    too_large = [k for k in compiled if k["shared"] > SHARED_MEMORY[capability]]
+    assert not too_large, f"sm_{capability} has {SHARED_MEMORY[capability]} bytes of shared memory"
