@@ -149,8 +149,9 @@ class ControlLoop:
         self._outputs.silence()
         self.motion.stopped(self._now())
 
-    def close(self) -> None:
-        self._inference.close()
+    def close(self) -> bool:
+        """False when an inference hangs: then the policy must not be touched any more."""
+        return self._inference.close()
 
     def _watch_motion(self, now: float) -> None:
         """Begin at the measured state, without one command nothing; later see that the arm follows."""

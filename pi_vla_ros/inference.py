@@ -12,6 +12,8 @@ from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.processing.frames import FrameError, decode
 from pi_vla_ros.types import ActionChunk, Observation
 
+PATIENCE = 5.0  # s that an inference gets to end when the node does
+
 Done = Callable[[ActionChunk, str], None]  # (chunk, prompt)
 Failed = Callable[[str, str], None]  # (reason, detail)
 
@@ -33,7 +35,8 @@ class Inference(Protocol):
     def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         """Start on a snapshot; only while not `busy`. previous, delay: as `Policy.infer` takes them."""
 
-    def close(self) -> None: ...
+    def close(self) -> bool:
+        """False when what is running does not end: the policy must not be touched any more."""
 
 
 def observe(snapshot: Snapshot, prompt: str) -> Observation:
@@ -68,12 +71,13 @@ class InferenceThread:
             self._work = (snapshot, prompt, previous, delay)
             self._wake.notify()
 
-    def close(self) -> None:
-        """Finish what is running, then end."""
+    def close(self) -> bool:
+        """Finish what is running, then end. A hung GPU may keep it: then it is left behind, and nobody hears of it."""
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:
@@ -90,6 +94,8 @@ class InferenceThread:
         try:
             chunk = self._policy.infer(observe(snapshot, prompt), previous, delay)
         except Exception as error:
-            self._failed(*failure(error))
+            tell, told = self._failed, failure(error)
         else:
-            self._done(chunk, prompt)
+            tell, told = self._done, (chunk, prompt)
+        if not self._closing:
+            tell(*told)

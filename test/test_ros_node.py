@@ -4,6 +4,7 @@
 
 import dataclasses
 import itertools
+import signal
 import time
 
 import numpy as np
@@ -336,6 +337,26 @@ def test_a_new_prompt_is_taken(active):
     active.prompt.publish(String(data="wave"))
     active.until(lambda: active.status.prompt == "wave", 10.0, "the new prompt")
     active.until(lambda: active.chunks[-1][1].prompt == "wave", 10.0, "a chunk for it")
+
+
+def test_the_stream_ends_at_rest_and_holds_while_the_node_hangs(active, node):
+    """SIGSTOP of the policy node: the streamer brakes by its trajectory and goes on to hold; later all goes on."""
+    active.until_state("RUNNING")
+    node.process.send_signal(signal.SIGSTOP)
+    hung = time.time()
+    try:
+        time.sleep(active.robot.timing.timeout + 0.4)
+        rests = time.time()
+        time.sleep(0.4)
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+    after = [(t, p) for t, p in list(active.commands) if t > hung]
+    held = np.array([p for t, p in after if rests <= t < rests + 0.3])
+    assert len(held) > 10 and np.ptp(held, axis=0).max() == 0.0
+    steps, gaps = np.abs(np.diff([p for _, p in after], axis=0)), np.diff([t for t, _ in after])
+    assert (steps <= np.array([j.velocity for j in active.robot.joints]) * (gaps[:, None] + 0.05)).all()
+    joins = active.status.joins
+    active.until(lambda: active.status.state == "RUNNING" and active.status.joins > joins, 30.0, "motion again")
 
 
 def test_the_stream_ends_at_rest_when_the_node_is_killed(active, node):

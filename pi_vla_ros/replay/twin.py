@@ -144,8 +144,8 @@ class TimedInference:
         chunk, self.chunk = self.chunk, None
         self._done(chunk, self._prompt)
 
-    def close(self) -> None:
-        pass
+    def close(self) -> bool:
+        return True
 
 
 def _untracked(robot: RobotConfig) -> RobotConfig:

@@ -161,9 +161,9 @@ class PolicyNode(LifecycleNode):
 
     def _cleanup(self) -> None:
         self._stop_timers()
-        if self._loop:
-            self._loop.close()
-        if self._policy:
+        if self._loop and not self._loop.close():
+            self.get_logger().error("an inference hangs: its memory stays taken until this process ends")
+        elif self._policy:
             self._policy.close()
         if self._outputs:
             self._outputs.close()
