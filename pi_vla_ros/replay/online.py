@@ -9,29 +9,31 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from pi_vla_ros.replay.metrics import number, spread
 from pi_vla_ros.robot import robot_file
 from pi_vla_ros.schema import read_yaml
+from pi_vla_ros.types import seconds
 
 
-def online_summary(statuses: Sequence, loops: int) -> dict:
+def online_summary(statuses: Sequence) -> dict:
     """statuses: InferenceStatus messages, one per tick. Latencies are the node's own, on this machine."""
     if not statuses:
-        return {"loops": loops, "ticks": 0}
-    inferred, last = [], statuses[-1]
-    for before, status in zip([None, *statuses[:-1]], statuses, strict=True):
-        if status.inferences > (before.inferences if before else 0):
-            inferred.append(status)
+        return {"ticks": 0}
+    inferred, last, times = with_inference(statuses), statuses[-1], tick_times(statuses)
     stages = {name: [] for name in last.stage_names}
     for status in inferred:
         for name, ms in zip(status.stage_names, status.stage_ms, strict=True):
             stages.setdefault(name, []).append(ms)
     count = Counter(s.state for s in statuses)
+    steps = np.diff(times)
+    streaming = [s for s in statuses if s.command_interval_max_ms > 0]
     return {
-        "loops": loops,
         "ticks": int(last.tick),
+        "clock_jumps": int((steps < 0).sum()),
+        "tick_interval_ms": spread(1e3 * steps[steps > 0]),
         "inferences": int(last.inferences),
         "deadline_misses": int(last.deadline_misses),
         "drops": dict(zip(last.drop_reasons, map(int, last.drop_counts), strict=True)),
@@ -45,14 +47,25 @@ def online_summary(statuses: Sequence, loops: int) -> dict:
         "state_age_ms": spread([s.state_age_ms for s in inferred]),
         "commands_sent": int(last.commands_sent),
         "command_interval_ms": {
-            "p50": number(last.command_interval_p50_ms),
-            "p99": number(last.command_interval_p99_ms),
-            "max": number(last.command_interval_max_ms),
+            "p50": number(np.median([s.command_interval_p50_ms for s in streaming] or [np.nan])),
+            "p99": number(max((s.command_interval_p99_ms for s in streaming), default=np.nan)),
+            "max": number(max((s.command_interval_max_ms for s in streaming), default=np.nan)),
         },
         "joins": {"count": int(last.joins), "position_step_max": number(last.join_position_step_max)},
-        "clips": int(last.clipped_position + last.clipped_velocity + last.clipped_acceleration),
+        "clips": int(last.clipped_position + last.clipped_velocity + last.clipped_acceleration + last.clipped_jerk),
         "states": {state: number(n / len(statuses)) for state, n in sorted(count.items())},
     }
+
+
+def with_inference(statuses: Sequence) -> list:
+    """Those that tell of an inference that the one before did not know."""
+    known = [0, *(s.inferences for s in statuses[:-1])]
+    return [s for before, s in zip(known, statuses, strict=True) if s.inferences > before]
+
+
+def tick_times(statuses: Sequence) -> np.ndarray:
+    """s on the recording's clock."""
+    return np.array([seconds(s.header.stamp) for s in statuses])
 
 
 def without_tracking(robot: str) -> Path:

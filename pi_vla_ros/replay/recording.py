@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The `ros2 bag record` line that records what a replay of a robot needs."""
+"""The `ros2 bag` lines: to record what a replay of a robot needs, and to play it to the live node."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def record_command(robot: RobotConfig, out: Path, qos: Path, distro: str, namesp
         command += ["--storage-preset-profile", "zstd_fast"]
     command += ["--max-cache-size", str(CACHE), "--qos-profile-overrides-path", str(qos)]
     return [*command, *([] if distro == "humble" else ["--topics"]), *topics(robot, namespace)]
+
+
+def play_command(bag: str, topics: list[str], rate: float, start: float, duration: float) -> list[str]:
+    """The words of a `ros2 bag play` for the live node: its inputs only, the clock fast enough for its timer."""
+    command = ["ros2", "bag", "play", bag, "--clock", "250", "--topics", *topics, "--rate", f"{rate:g}"]
+    command += ["--start-offset", f"{start:g}"] if start else []
+    return [*command, *(["--playback-duration", f"{duration:g}"] if duration else [])]
 
 
 def topics(robot: RobotConfig, namespace: str = "") -> list[str]:

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import html
 import json
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from pi_vla_ros.replay import plots, store
-from pi_vla_ros.replay.report import page, picture, table
+from pi_vla_ros.replay.report import drawn, page, picture, table
 from pi_vla_ros.replay.verdict import kept_time
 from pi_vla_ros.robot import RobotConfig
 
@@ -25,7 +23,7 @@ def write_replay_report(path: Path, robot: RobotConfig, summary: dict, folders: 
     episodes = list(zip(summary["episodes"], folders, strict=True))
     body = [*_verdict(summary, kept_time(_all_timing(robot, folders))), *_overview(summary)]
     body += ["<h2>Error by joint</h2>", _joints(summary)]
-    horizon = _drawn(lambda p: plots.error_by_horizon(summary["errors"], summary["dt_s"], p))
+    horizon = drawn(lambda p: plots.error_by_horizon(summary["errors"], summary["dt_s"], p))
     body += ["<h2>Error by horizon</h2>", horizon]
     for episode, folder in episodes[:SHOWN]:
         body += _episode(robot, episode, folder)
@@ -98,13 +96,13 @@ def _episode(robot: RobotConfig, episode: dict, folder: Path):
     period = 1e3 / robot.timing.inference_hz
     late = {slot: c.get("late_ms", {}) for slot, c in episode["cameras"].items()}
     yield f"<h2>{html.escape(episode['recording'])}</h2><p>prompt: {html.escape(episode['prompt'])}</p>"
-    yield "<h3>Predicted and demonstrated</h3>" + _drawn(lambda p: plots.predictions(robot, arrays, p))
+    yield "<h3>Predicted and demonstrated</h3>" + drawn(lambda p: plots.predictions(robot, arrays, p))
     yield "<h3>Worst moments</h3>" + "".join(_moments(episode, folder))
     yield "<h3>Latency, as measured on this machine</h3>"
-    yield _drawn(lambda p: plots.latency_timeline(timing["at"], timing["total"], period, p)) + _stages(timing, period)
+    yield drawn(lambda p: plots.latency_timeline(timing["at"], timing["total"], period, p)) + _stages(timing, period)
     yield "<h3>If inference took longer</h3>"
-    yield _drawn(lambda p: plots.by_delay(episode["by_delay"], p)) + _delays(episode)
-    yield "<h3>Jitter of the cameras</h3>" + _drawn(lambda p: plots.arrival_jitter(late, p)) + _cameras(episode)
+    yield drawn(lambda p: plots.by_delay(episode["by_delay"], p)) + _delays(episode)
+    yield "<h3>Jitter of the cameras</h3>" + drawn(lambda p: plots.arrival_jitter(late, p)) + _cameras(episode)
 
 
 def _moments(episode: dict, folder: Path):
@@ -136,10 +134,3 @@ def _cameras(episode: dict) -> str:
     rows = [(slot, *(c.get(k, "") for k in keys)) for slot, c in episode["cameras"].items()]
     skew = ", ".join(f"{k} {v:.3g}" for k, v in episode["skew_ms"].items())
     return table(rows, heads) + f"<p>Skew within a set, ms: {skew}</p>"
-
-
-def _drawn(draw: Callable[[Path], None]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "picture.png")
-        draw(path)
-        return picture("", path.read_bytes())

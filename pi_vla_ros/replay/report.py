@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _STYLE = """
@@ -51,6 +52,14 @@ def picture(name: str, data: bytes, kind: str = "png") -> str:
     """An image inside the page; `kind`: png or jpeg."""
     text = base64.b64encode(data).decode("ascii")
     return f"<img alt='{html.escape(name)}' src='data:image/{kind};base64,{text}'>"
+
+
+def drawn(draw: Callable[[Path], None]) -> str:
+    """The picture that `draw` writes to a path, inside the page."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "picture.png")
+        draw(path)
+        return picture("", path.read_bytes())
 
 
 def table(rows: Sequence[Sequence], heads: Sequence[str]) -> str:

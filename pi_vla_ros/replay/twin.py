@@ -13,7 +13,7 @@ import numpy as np
 
 from pi_vla_ros.control_loop import ControlLoop, Telemetry
 from pi_vla_ros.inference import Done, Failed, Infers, failure, observe
-from pi_vla_ros.observation_buffer import Nothing, Snapshot
+from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.replay.lane import Lane, Measured
 from pi_vla_ros.replay.source import Event
 from pi_vla_ros.robot import RobotConfig
@@ -109,10 +109,8 @@ class Twin:
         """They begin when and where the node began."""
         waiting = [lane for lane in self._others if lane.motion.trajectory is None]
         if waiting and self._node.motion.trajectory is not None:
-            measured = self._loop.buffer.newest_state(self._now())
-            if not isinstance(measured, Nothing):
-                for lane in waiting:
-                    lane.motion.start(measured[1], self._now())
+            for lane in waiting:
+                lane.motion.start(self._node.motion.trajectory.positions[0], self._now())
 
 
 class TimedInference:

@@ -5,6 +5,7 @@
 `ros2 bag play --clock` ticks at 40 Hz, which a 30 Hz timer on ROS time sees as a stagger; here the clock ticks with
 every message and at `clock_hz` between them. Recorded commands are not played. The camera topics of a recording look
 like a robot's: play on this machine only (ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST), never beside a robot.
+With play:=false somebody else plays (the line for `ros2 bag play` is told), and this node only listens and reports.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -28,9 +30,9 @@ from std_msgs.msg import String
 
 from pi_vla_ros.msg import InferenceStatus
 from pi_vla_ros.replay.bags import BagSource
-from pi_vla_ros.replay.online import online_summary
+from pi_vla_ros.replay.online_report import write_online_report
+from pi_vla_ros.replay.recording import play_command
 from pi_vla_ros.replay.source import NANO, SourceError
-from pi_vla_ros.replay.store import write_json
 from pi_vla_ros.robot import Replay, load_robot
 from pi_vla_ros.ros import qos
 from pi_vla_ros.ros.dds import use_shared_memory_profile
@@ -44,6 +46,7 @@ KINDS = {
     "std_msgs/msg/String": (String, qos.LATCHED),
 }
 AHEAD = 200  # messages read ahead: decompressing must not delay what is due
+QUIET = 3.0  # s without a tick: whoever plays has ended
 SETTLE = 1.0  # s after the node has subscribed, for its activation
 POLL = 0.05  # s
 
@@ -61,9 +64,10 @@ class BagPlayer(Node):
             ("start", 0.0, "s from its beginning"),
             ("duration", 0.0, "s; 0: to its end"),
             ("loops", 1, "how often; the clock jumps back each time. 0: until interrupted"),
-            ("clock_hz", 250.0, "ticks of /clock between messages"),
+            ("play", True, "false: `ros2 bag play` plays it; only listen and report"),
+            ("clock_hz", 250.0, "ticks of /clock between messages, 1/s"),
             ("patience", 120.0, "s that the policy node may take to be ready"),
-            ("report", "", "file for the summary, JSON; empty: none"),
+            ("report", "", "file for the summary, .json or .html (then with both); empty: none"),
         ):
             self.declare_parameter(name, default, ParameterDescriptor(description=words, read_only=True))
         robot = load_robot(self._value("robot"), self._value("robot_description"))
@@ -74,25 +78,46 @@ class BagPlayer(Node):
         if not (self._rate > 0 and self._step > 0):
             raise ConfigError("parameters rate and clock_hz: must be positive")
         self._rest = robot.timing.timeout + 1.0  # s after the last observation: the arm is at rest
-        self._clock = self.create_publisher(Clock, "/clock", QoSProfile(depth=1))
-        self._publishers = {
-            topic: self.create_publisher(KINDS[kind][0], topic, KINDS[kind][1])
-            for topic, kind in self._source.topics().items()
-        }
+        if self._value("play"):
+            self._clock = self.create_publisher(Clock, "/clock", QoSProfile(depth=1))
+            self._publishers = {
+                topic: self.create_publisher(KINDS[kind][0], topic, KINDS[kind][1])
+                for topic, kind in self._source.topics().items()
+            }
+        self._robot = robot.name
         self.statuses: list[InferenceStatus] = []
         self.create_subscription(InferenceStatus, "pi_vla_ros/status", self.statuses.append, qos.TELEMETRY)
 
-    def play(self) -> None:
-        """Wait for the policy node, play, report. Raises SourceError; TimeoutError when nobody listens."""
-        self._wait()
+    def run(self) -> None:
+        """Play, or listen to who plays, then report. Raises SourceError; TimeoutError when nobody is there."""
+        if self._value("play"):
+            self._wait()
+            self._play()
+        else:
+            self._listen()
+        if self._value("report"):
+            write_online_report(Path(self._value("report")), self._robot, self._source.name, self.statuses)
+
+    def _play(self) -> None:
         loops, played = self._value("loops"), 0
         while rclpy.ok() and (loops == 0 or played < loops):
             self._play_once()
             played += 1
             self.get_logger().info(f"played {played} time{'s' if played > 1 else ''}; {len(self.statuses)} ticks")
         self._go_on()
-        if self._value("report"):
-            write_json(Path(self._value("report")), online_summary(self.statuses, played))
+
+    def _listen(self) -> None:
+        """Until the node, whose clock is the recording's, falls silent."""
+        topics = [topic for topic, kind in self._source.topics().items() if KINDS[kind][0] is not String]
+        line = play_command(self._value("bag"), topics, self._rate, self._value("start"), self._value("duration"))
+        self.get_logger().info(f"waiting for: {shlex.join(line)}")
+        patience, heard, count = self._value("patience"), time.monotonic(), 0
+        while rclpy.ok() and time.monotonic() - heard < (QUIET if count else patience):
+            if len(self.statuses) > count:
+                heard, count = time.monotonic(), len(self.statuses)
+            time.sleep(POLL)
+        if rclpy.ok() and not count:
+            raise TimeoutError(f"no tick of the policy node in {patience} s: is it active, does somebody play?")
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self._value("patience")
@@ -160,7 +185,7 @@ def main() -> None:
         player = BagPlayer()
         executor.add_node(player)
         spinning.start()
-        player.play()
+        player.run()
     except (SourceError, ConfigError, TimeoutError, OSError) as error:
         failed = f"bag_player: {error}"
     except (KeyboardInterrupt, ExternalShutdownException):

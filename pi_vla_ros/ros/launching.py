@@ -127,7 +127,8 @@ _REPLAY = (
     ("start", "0.0", "s from the beginning of the recording"),
     ("duration", "0.0", "s; 0: to its end"),
     ("loops", "1", "how often it is played; the clock jumps back each time. 0: until Ctrl-C"),
-    ("report", "", "file for the summary of how the node did, JSON; empty: none"),
+    ("play", "true", "false: leave the playing to `ros2 bag play`; its line is told"),
+    ("report", "", "how the node did: a file .html (and .json beside it) or .json alone; empty: none"),
 )
 
 
@@ -168,6 +169,7 @@ def _under_a_recording(context: LaunchContext) -> list:
                 "bag": _text("bag"),
                 "report": _text("report"),
                 "loops": ParameterValue(LaunchConfiguration("loops"), value_type=int),
+                "play": ParameterValue(LaunchConfiguration("play"), value_type=bool),
                 **{n: ParameterValue(LaunchConfiguration(n), value_type=float) for n in ("rate", "start", "duration")},
             }
         ],
