@@ -11,20 +11,23 @@ and as many processes as there are cores compute without end.
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
+import queue
+import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray
 
@@ -64,19 +67,16 @@ def measure(case: Case, seconds: float) -> dict:
     namespace = f"/bench_control_{os.getpid()}"
     told, heard = context.Queue(), context.Queue()
     stop = context.Event()
-    roles: list[tuple] = [
-        (_listen, namespace, case.hz, seconds, heard),
-        (_command, namespace, case, SETTLE + seconds + PATIENCE, stop, told),
-    ]
+    roles = [(_listen, case.hz, seconds, heard), (_command, case, SETTLE + seconds + PATIENCE, told)]
     if case.loaded:
-        roles += [(_film, namespace, stop)] + [(_compute,)] * os.cpu_count()
-    with _running(context, roles):
+        roles += [(_film,)] + [(_compute,)] * (os.cpu_count() or 1)
+    with _running(context, namespace, stop, roles):
         try:
             commands, refused = heard.get(timeout=PATIENCE + SETTLE + seconds)
-        except Exception as error:
+            stop.set()
+            of_node = told.get(timeout=PATIENCE)
+        except queue.Empty as error:
             raise TimingError(f"no command at {case.hz:g} Hz arrived; what went wrong stands above") from error
-        stop.set()
-        of_node = told.get(timeout=PATIENCE)
     return summary(commands[:, 0], commands[:, 1], case.hz, seconds) | of_node | {"not_allowed": refused}
 
 
@@ -100,80 +100,94 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _running(context, roles: list[tuple]) -> Iterator[None]:
-    processes = [context.Process(target=role[0], args=role[1:], daemon=False) for role in roles]
+def _running(context, namespace: str, stop, roles: list[tuple]) -> Iterator[None]:
+    """Processes for the roles; at the end all are told to stop, and made to."""
+    processes = [context.Process(target=_role, args=(namespace, stop, *role)) for role in roles]
     for process in processes:
         process.start()
     try:
         yield
     finally:
+        stop.set()
         for process in processes:
-            process.join(0.5 if process is processes[1] else 0.1)  # the node ends its streamer
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
+            process.join(PATIENCE)
+            process.terminate()
             process.join()
 
 
 # --- the processes ------------------------------------------------------------------------------------------------
 
 
-def _listen(namespace: str, hz: float, seconds: float, heard) -> None:
-    """Note when commands arrive, and for which time they are."""
-    refused = keep_time()  # before DDS starts its threads: they inherit the priority
-    rclpy.init(args=[])
-    node = Node("listener", namespace=namespace, start_parameter_services=False, enable_rosout=False)
-    rows = np.zeros((int((SETTLE + seconds) * hz * 2) + 1000, 2))
-    place, count = struct.Struct("<d"), 0
+def _role(namespace: str, stop, role: Callable, *arguments) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends the others
+    first = multiprocessing.parent_process()
 
-    def take(message: bytes) -> None:
-        nonlocal count
-        if count < len(rows):
-            rows[count] = place.unpack_from(message, len(message) - 8 * JOINTS)[0], time.time()
-            count += 1
+    def over() -> bool:
+        return stop.is_set() or not first.is_alive()
 
-    node.create_subscription(Float64MultiArray, "commands", take, ALL, raw=True)
+    role(namespace, over, *arguments)
+
+
+@contextlib.contextmanager
+def _node(namespace: str, name: str) -> Iterator[Node]:
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = Node(name, namespace=namespace, start_parameter_services=False, enable_rosout=False)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _spin(node: Node, over: Callable[[], bool]) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    while not count:
+    while not over():
         executor.spin_once(timeout_sec=0.1)
-    end = time.time() + SETTLE + seconds
-    while time.time() < end:
-        executor.spin_once(timeout_sec=0.1)
+    executor.shutdown()
+
+
+def _listen(namespace: str, over, hz: float, seconds: float, heard) -> None:
+    """Note when commands arrive, and for which time they are."""
+    refused = keep_time()  # before DDS starts its threads: they inherit the priority
+    rows = np.zeros((int((SETTLE + seconds) * hz * 2) + 1000, 2))
+    place, count, end = struct.Struct("<d"), 0, math.inf
+
+    def take(message: bytes) -> None:
+        nonlocal count, end
+        now = time.time()
+        if count == 0:
+            end = now + SETTLE + seconds
+        if count < len(rows):
+            rows[count] = place.unpack_from(message, len(message) - 8 * JOINTS)[0], now
+            count += 1
+
+    with _node(namespace, "listener") as node:
+        node.create_subscription(Float64MultiArray, "commands", take, ALL, raw=True)
+        _spin(node, lambda: time.time() > end or over())
     rows = rows[:count]
-    rows[:, 0] += np.floor((rows[0, 1] - rows[0, 0]) + 0.5)  # the trajectory begins at a whole second
+    rows[:, 0] += np.round(rows[:1, 1] - rows[:1, 0])  # the trajectory begins at a whole second
     heard.put((rows[(rows[:, 0] >= end - seconds) & (rows[:, 0] < end)], refused))
-    node.destroy_node()
-    rclpy.try_shutdown()
 
 
-def _command(namespace: str, case: Case, most: float, stop, told) -> None:
+def _command(namespace: str, over, case: Case, most: float, told) -> None:
     """The node that owns the commands: by its own timer, or through the streamer. Under load it has cameras, too."""
-    rclpy.init(args=[])
-    node = Node("node", namespace=namespace, start_parameter_services=False, enable_rosout=False)
     seen = 0
 
     def see(_: Image) -> None:
         nonlocal seen
         seen += 1
 
-    if case.loaded:
-        for k in range(CAMERAS):
-            node.create_subscription(Image, f"camera_{k}", see, IMAGES)
-    trajectory = _clockwork(most)
-    found, end = (_by_streamer if case.publisher == "streamer" else _by_timer)(node, case, trajectory)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    begin, seen = time.monotonic(), 0
-    while not stop.is_set():
-        executor.spin_once(timeout_sec=0.1)
-    found = found()
-    if case.loaded:
-        found["images_per_s"] = seen / (time.monotonic() - begin)
-    told.put(found)
-    end()
-    node.destroy_node()
-    rclpy.try_shutdown()
+    with _node(namespace, "node") as node:
+        if case.loaded:
+            for k in range(CAMERAS):
+                node.create_subscription(Image, f"camera_{k}", see, IMAGES)
+        found, end = (_by_streamer if case.publisher == "streamer" else _by_timer)(node, case, _clockwork(most))
+        begin, seen = time.monotonic(), 0
+        _spin(node, over)
+        said = found() | ({"images_per_s": seen / (time.monotonic() - begin)} if case.loaded else {})
+        end()
+    told.put(said)
 
 
 def _by_streamer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[[], dict], Callable[[], None]]:
@@ -181,7 +195,16 @@ def _by_streamer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callab
     stream = Stream(StreamSpec("streamer", names, node.resolve_topic_name("commands"), case.hz))
     stream.play(True)
     stream.offer(trajectory, trajectory.last)
-    return lambda: {"streamer_says_ms": dict(zip(PERCENTILES, stream.intervals_ms, strict=True))}, stream.close
+
+    def end() -> None:
+        stream.play(False)  # nothing moves here: it need not be at rest first
+        stream.close()
+
+    def say() -> dict:
+        """What the streamer measures of itself; its longest interval would be that of the start."""
+        return {"streamer_says_ms": dict(zip(PERCENTILES[:3], stream.intervals_ms, strict=False))}
+
+    return say, end
 
 
 def _by_timer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[[], dict], Callable[[], None]]:
@@ -191,42 +214,35 @@ def _by_timer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[
         publisher.publish(Float64MultiArray(data=sample(trajectory, time.time())[0].tolist()))
 
     timer = node.create_timer(1 / case.hz, publish)
-    return dict, partial(node.destroy_timer, timer)
+    return dict, timer.cancel
 
 
 def _clockwork(seconds: float) -> Trajectory:
-    """All joints at one unit a second from now on, for a minute more than is needed."""
-    knots = int(seconds) + 60
+    """All joints at one unit a second from now on, for at least `seconds`."""
+    knots = int(seconds) + 2
     positions = np.repeat(np.arange(knots, dtype=float)[:, None], JOINTS, axis=1)
     velocities = np.ones_like(positions)
     velocities[-1] = 0.0
     return Trajectory(int(time.time()), 1.0, positions, velocities)
 
 
-def _film(namespace: str, stop) -> None:
+def _film(namespace: str, over) -> None:
     """Three cameras."""
-    rclpy.init(args=[])
-    node = Node("cameras", namespace=namespace, start_parameter_services=False, enable_rosout=False)
-    publishers = [node.create_publisher(Image, f"camera_{k}", IMAGES) for k in range(CAMERAS)]
     image = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
     image.data = bytes(3 * WIDTH * HEIGHT)
     frame = serialize_message(image)  # a camera driver in C++ does not make Python objects either
+    with _node(namespace, "cameras") as node:
+        publishers = [node.create_publisher(Image, f"camera_{k}", IMAGES) for k in range(CAMERAS)]
 
-    def shoot() -> None:
-        for publisher in publishers:
-            publisher.publish(frame)
+        def shoot() -> None:
+            for publisher in publishers:
+                publisher.publish(frame)
 
-    node.create_timer(1 / CAMERA_HZ, shoot)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    with contextlib.suppress(ExternalShutdownException):
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
-    node.destroy_node()
-    rclpy.try_shutdown()
+        node.create_timer(1 / CAMERA_HZ, shoot)
+        _spin(node, over)
 
 
-def _compute() -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
+def _compute(namespace: str, over) -> None:
+    """A core that has other things to do."""
+    while not over():
         sum(range(100_000))
