@@ -11,8 +11,9 @@ import yaml
 
 from pi_vla_ros.cli import compare_reports, record
 from pi_vla_ros.replay.compare import compare_replays, paired
+from pi_vla_ros.replay.question import Question
 from pi_vla_ros.replay.recording import qos_overrides, record_command, topics
-from pi_vla_ros.robot import Camera, Replay
+from pi_vla_ros.robot import Camera, Replay, load_robot
 
 
 def test_the_line_has_all_that_a_replay_reads(sim_robot, tmp_path):
@@ -38,6 +39,13 @@ def test_compressed_cameras_and_remapped_commands(sim_robot, tmp_path):
     assert profiles["/base_0_rgb/compressed"]["reliability"] == "best_effort"
     assert profiles["/pi_vla_ros/prompt"]["durability"] == "transient_local"
     assert "/arm/goal" not in profiles
+
+
+def test_a_robot_that_is_moved_by_twists(tmp_path):
+    robot = load_robot("ur5e_servo")
+    assert "/servo_node/delta_twist_cmds" in topics(robot)
+    with pytest.raises(ValueError, match=r"'ur5e_servo' is moved by twists .* replay\.launch\.py"):
+        Question(robot, str(tmp_path))
 
 
 def test_record_prints_and_refuses(tmp_path, capsys, monkeypatch):

@@ -32,6 +32,13 @@ class Question:
     policy: dict = field(default_factory=dict)
     cameras: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self):
+        if self.robot.twist:
+            raise ValueError(
+                f"robot '{self.robot.name}' is moved by twists of its end effector: a recording has no commands of "
+                "joints to compare them with. replay.launch.py plays a recording to the node instead"
+            )
+
     def as_dict(self) -> dict:
         """Everything that the answer depends on, for JSON; the checkpoint with the age of its files."""
         path = Path(self.checkpoint)

@@ -34,6 +34,7 @@ def topics(robot: RobotConfig, namespace: str = "") -> list[str]:
     """Everything that a replay reads, and what tells how the live node did."""
     wanted = [camera.topic for camera in robot.cameras.values()] + ["joint_states"]
     wanted += [robot.replay.topic] if robot.replay.topic else ["joint_trajectory", "commands"]
+    wanted += [robot.twist.topic] if robot.twist else []
     wanted += ["pi_vla_ros/prompt", "pi_vla_ros/status", "pi_vla_ros/action_chunk"]
     return list(dict.fromkeys(resolve(topic, namespace) for topic in wanted))
 
