@@ -12,6 +12,7 @@ for 240 commands a second and made joint states late.
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
@@ -68,10 +69,18 @@ class SimRobot(Node):
         self._states: deque[float] = deque(maxlen=100_000)  # s, monotonic: when each was sent
         self._images = {slot: self._image_publisher(camera) for slot, camera in robot.cameras.items()}
         self._joint_states = self.create_publisher(JointState, "joint_states", 10)
+
+        def follow(controller):
+            return functools.partial(self._on_trajectory, controller)
+
         self._inputs = (
-            self.create_subscription(JointTrajectory, "joint_trajectory", self._on_trajectory, 10, raw=True),
+            self.create_subscription(JointTrajectory, "joint_trajectory", follow(self._trajectories), 10, raw=True),
             self.create_subscription(
-                TYPES[robot.output.message], "commands", self._on_point if points else self._on_commands, 10, raw=points
+                TYPES[robot.output.message],
+                "commands",
+                follow(self._commands) if points else self._on_commands,
+                10,
+                raw=points,
             ),
         )
         self._robot = RealTime(self._arm, leader, 1 / settings.joint_state_hz, self._now, self._send_state, self._take)
@@ -175,16 +184,13 @@ class SimRobot(Node):
                 while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
                     subscription.callback(taken[0])
 
-    def _on_trajectory(self, message: bytes) -> None:
-        if not self._trajectories.accept(read_trajectory(message), self._now()):
-            reason = self._trajectories.tally.latest
+    def _on_trajectory(self, controller: JointTrajectoryController, message: bytes) -> None:
+        if not controller.accept(read_trajectory(message), self._now()):
+            reason = controller.tally.latest
             self.get_logger().warning(f"trajectory refused: {reason}", throttle_duration_sec=1.0)
 
     def _on_commands(self, message) -> None:
         self._commands.accept(joint_positions(message))
-
-    def _on_point(self, message: bytes) -> None:
-        self._commands.accept(read_trajectory(message), self._now())
 
     def _guarded(self, run) -> None:
         """A thread that dies takes the node with it."""
