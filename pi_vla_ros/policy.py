@@ -35,6 +35,7 @@ from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
 WARM_UPS = 3
+LARGEST_FRAME = 1080, 1920  # height, width that a GPU resizes; larger frames take longer, on the CPU
 RTC = {"rtc": "guided", "rtc_trained": "trained"}  # what each stitcher asks of the engine; the others nothing
 
 
@@ -78,7 +79,7 @@ class Policy:
         self.model, self.notes = described.geometry.model, described.notes
         self._rtc = RTC.get(robot.motion.stitcher, "off")
         self._max_delay, self._told = described.rtc_max_delay, False
-        self._engine = _engine(described, self.options, self._rtc)
+        self._engine = _engine(described, self.options, self._rtc, self._processor.resize)
         self._dt = 1.0 / robot.timing.action_hz
         self._robot, self._actions = robot, _affine([j.action for j in robot.joints])
         self._warm_up()
@@ -97,10 +98,10 @@ class Policy:
         state = policy_state(self._robot, observation.state)
         inputs = self._processor.prepare(observation.images, state, observation.prompt)
         request = {
-            "pixel_values": inputs.pixel_values,
+            "pixel_values": None,
+            "frames": [inputs.frames],
             "input_ids": inputs.input_ids,
             "lang_lens": inputs.lang_lens,
-            "camera_mask": inputs.camera_mask,
             "seed": self.options.seed,
             "noise_scale": self.options.noise_scale,
         }
@@ -167,7 +168,7 @@ class Policy:
             )
 
 
-def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str) -> Engine:
+def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str, resize: Resize) -> Engine:
     target = options.target
     if target == "auto":
         target = "cuda" if torch.cuda.is_available() else "cpu"
@@ -183,7 +184,13 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str) -> Engine:
         vision_params_dtype=None,
         seed=secrets.randbits(62),
     )
-    return Engine(EngineArgs(plugin=model, plugin_args=args, config=EngineConfig(device, RuntimeConfig(rtc=rtc))))
+    return Engine(
+        EngineArgs(
+            plugin=model,
+            plugin_args=args,
+            config=EngineConfig(device, RuntimeConfig(rtc=rtc, resize=resize, largest_frame=LARGEST_FRAME)),
+        )
+    )
 
 
 def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:

@@ -5,6 +5,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,13 +24,15 @@ from pi_vla_ros.engine import (
 from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.model.flow import sample, times
 from pi_vla_ros.model.geometry import tiny
+from pi_vla_ros.processing.images import image_tensor, missing_image
 
 ARGS = {"pi05": PI05Args, "pi0": PI0Args}
 MODELS = ("pi05", "pi0")
+GEOMETRY = tiny("pi05", chunk=7, prompt_len=24)
 
 
 def engine(model="pi05", batch=3, rtc="off", **changes) -> Engine:
-    geometry = tiny(model, chunk=7, prompt_len=24)
+    geometry = GEOMETRY if model == "pi05" else tiny(model, chunk=7, prompt_len=24)
     args = ARGS[model](random_geometry=geometry, max_batch_size=batch, seed=3, **changes)
     return Engine(EngineArgs(model, args, EngineConfig(runtime=RuntimeConfig(rtc=rtc))))
 
@@ -212,6 +215,10 @@ def test_trained_chunking_needs_a_model_trained_for_it():
     for delay in (None, 0, 7):
         with pytest.raises(ValueError, match=r"trained with rtc_training_max_delay in 1\.\.6"):
             engine(rtc="trained", rtc_training_max_delay=delay)
+    with pytest.raises(ValueError, match=r"RuntimeConfig\.resize: is 'area'; allowed: pil"):
+        RuntimeConfig(resize="area")
+    with pytest.raises(ValueError, match=r"RuntimeConfig\.largest_frame: must be \(height, width\), is \(0, 5\)"):
+        RuntimeConfig(largest_frame=(0, 5))
     with pytest.raises(ValueError, match=r"RuntimeConfig\.rtc: is 'on'; allowed: off, guided, trained"):
         RuntimeConfig(rtc="on")
 
@@ -255,6 +262,48 @@ def test_a_bad_request_is_refused_by_field(change, words):
             e.step(dataclasses.replace(request(model), **change))
         assert words in str(error.value)
         assert e.step(request(model)).shape == (3, 7, 32)  # the engine goes on
+
+
+def frames(*sizes):
+    rng = np.random.default_rng(0)
+    return [[rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]]
+
+
+def test_frames_of_any_size_are_resized_by_the_engine():
+    """As the engine was told to; a camera without a frame is masked."""
+    given = frames((48, 64), (56, 56))[0]
+    asked = request(batch=1, pixel_values=None, frames=[[*given, None]])
+    for mode in ("pil", "lerobot"):
+        config = EngineConfig(runtime=RuntimeConfig(resize=mode))
+        with Engine(EngineArgs("pi05", PI05Args(random_geometry=GEOMETRY, seed=3), config)) as e:
+            pixels = torch.stack([*(image_tensor(f, 56, mode) for f in given), missing_image(56)])[None]
+            mask = torch.tensor([[True, True, False]])
+            same = dataclasses.replace(asked, frames=None, pixel_values=pixels, camera_mask=mask)
+            assert torch.equal(e.step(asked), e.step(same))
+            others = dataclasses.replace(asked, frames=frames((48, 64), (48, 64), (48, 64)))
+            assert (e.step(asked) - e.step(others)).abs().max() > 1e-3
+
+
+FRAMES = frames((8, 9), (8, 9), (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"frames": None}, "pixel_values: must be a torch.Tensor, or frames be given"),
+        ({"frames": FRAMES * 4}, "frames: batch is 4; allowed: 1..3"),
+        ({"frames": frames((8, 9))}, "frames[0]: must have 3 entries, one a camera; has 1"),
+        ({"frames": [FRAMES[0], [None, np.zeros((4, 4)), None]]}, "frames[1][1]: must be (height, width, 3) uint8 RGB"),
+        ({"frames": [[torch.zeros(4, 4, 3), None, None]]}, "frames[0][0]: must be a NumPy array, is Tensor"),
+        ({"frames": FRAMES, "camera_mask": torch.ones(1, 3, dtype=torch.bool)}, "camera_mask: frames say themselves"),
+        ({"frames": FRAMES, "pixel_values": torch.zeros(1, 3, 3, 56, 56)}, "frames: pixel_values are given too"),
+    ],
+)
+def test_bad_frames_are_refused_by_name(change, words):
+    with engine() as e:
+        with pytest.raises(RequestError) as error:
+            e.step(dataclasses.replace(request(batch=1), **({"pixel_values": None} | change)))
+        assert words in str(error.value)
 
 
 def test_wrong_set_ups_are_refused():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny
 from pi_vla_ros.model.pi import PiModel
 from pi_vla_ros.model.rtc import Committed, Guidance
+from pi_vla_ros.processing.images import square_images
 
 if not triton.knobs.runtime.interpret:
     pytest.skip("needs Triton's interpreter", allow_module_level=True)
@@ -133,3 +135,19 @@ def test_noise_is_drawn_in_the_graph():
     draw(drawn, r.noise.keys, r.noise.scale, pdl=False)
     r.noise = drawn
     assert torch.equal(runner.run(r), both)
+
+
+def test_frames_are_resized_in_the_graph():
+    """Of any size, robots of one step with different ones; the same as images that were resized before."""
+    geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)
+    model, rng = random_model(geometry), np.random.default_rng(0)
+    runner = FusedRunner(copy.deepcopy(model), cameras=2, max_batch=2, steps=1, largest_frame=(48, 64))
+    plain = FusedRunner(copy.deepcopy(model), cameras=2, max_batch=2, steps=1)
+    a, b, c = (rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((48, 64), (28, 28), (33, 41)))
+    r = request(geometry, 2, 2, [[True, False], [True, True]])
+    frames = [(a, None), (b, c)]
+    r.pixel_values = square_images(frames, 28, "pil")
+    want = plain.run(r)
+    torch.testing.assert_close(runner.run(r), want, atol=1e-5, rtol=0)
+    r.pixel_values = frames
+    torch.testing.assert_close(runner.run(r), want, atol=1e-2, rtol=0)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pi_vla_ros.engine.fp8 import FP8
+from pi_vla_ros.processing.images import RESIZES, Resize
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,25 @@ class RuntimeConfig:
                     and fp8 layers.
     rtc:            real-time chunking that requests may ask for: "guided" works with every checkpoint, "trained" with
                     those trained for it (π0.5). A request that asks for none costs what it costs without.
+    resize:         how a request's camera frames become the model's size (processing/images.py); None: as the
+                    checkpoint was trained, "pil" for random weights.
+    largest_frame:  (height, width) of the largest frame that our kernels can resize on the GPU; larger ones, and all
+                    where it is None, are resized on the CPU.
     """
 
     use_cuda_graph: bool = True
     fused: bool = True
     rtc: Literal["off", "guided", "trained"] = "off"
+    resize: Resize | None = None
+    largest_frame: tuple[int, int] | None = None
 
     def __post_init__(self):
         if self.rtc not in ("off", "guided", "trained"):
             raise ValueError(f"RuntimeConfig.rtc: is {self.rtc!r}; allowed: off, guided, trained")
+        if self.resize is not None and self.resize not in RESIZES:
+            raise ValueError(f"RuntimeConfig.resize: is {self.resize!r}; allowed: {', '.join(RESIZES)}")
+        if self.largest_frame is not None and min(self.largest_frame) < 1:
+            raise ValueError(f"RuntimeConfig.largest_frame: must be (height, width), is {self.largest_frame}")
 
 
 @dataclass(frozen=True)

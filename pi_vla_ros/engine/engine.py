@@ -21,6 +21,7 @@ from pi_vla_ros.engine.plugins import MAX_STEPS, find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
 from pi_vla_ros.engine.requests import Limits, PI0Request, PI05Request, RequestError, check
 from pi_vla_ros.model.geometry import Geometry
+from pi_vla_ros.processing.images import square_images
 
 
 class Engine:
@@ -59,6 +60,8 @@ class Engine:
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
         all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
         self.fused = captured and all_bf16 and config.runtime.fused
+        self._resize = config.runtime.resize or (self.checkpoint.resize if self.checkpoint else "pil")
+        self._largest_frame = config.runtime.largest_frame
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
         self._noise = NoiseSource(wanted.seed, (self.geometry.chunk, self.geometry.action_dim))
 
@@ -79,7 +82,7 @@ class Engine:
         try:
             from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
 
-            self._runner = FusedRunner(build(), **sizes)
+            self._runner = FusedRunner(build(), **sizes, resize=self._resize, largest_frame=self._largest_frame)
             self.prepare(self.cameras)
             return self._runner
         except Exception as error:  # a GPU that our kernels were not tried on: slower, but it runs, and says so
@@ -123,6 +126,9 @@ class Engine:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
         limits = Limits(self.geometry, self.cameras, self.max_batch_size, self._rtc, self._max_delay)
         inputs = check(request, limits)
+        if not (isinstance(inputs.pixel_values, Tensor) or (self.fused and self._largest_frame)):
+            images = square_images(inputs.pixel_values, self.geometry.vision.image, self._resize)
+            inputs = replace(inputs, pixel_values=images)
         if isinstance(inputs.noise, Draw):
             make = self._noise.on_gpu if self.fused else self._noise.on_host
             inputs = replace(inputs, noise=make(len(inputs.lang_lens), inputs.noise))

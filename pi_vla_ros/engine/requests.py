@@ -5,14 +5,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pi_vla_ros.engine.noise import Draw, Keys
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.rtc import MAX_GUIDANCE, Chunking, Committed, Guidance
+from pi_vla_ros.processing.images import check_frame
+
+Images = Sequence[Sequence[np.ndarray | None]]
 
 
 class RequestError(ValueError):
@@ -23,11 +28,13 @@ class RequestError(ValueError):
 class PI05Request:
     """One step for B robots, 1 <= B <= max_batch_size.
 
-    pixel_values: (B, cameras, 3, S, S) float32 in [-1, 1].
+    pixel_values: (B, cameras, 3, S, S) float32 in [-1, 1], or None: `frames` are given.
     input_ids:    (B, L) int64, padded on the right with 0; L up to the engine's prompt length.
     lang_lens:    (B,) int64, valid tokens of each prompt, 1..L.
     noise:        (B, chunk, action_dim) float32, or None: drawn from `seed`, times `noise_scale`.
-    camera_mask:  (B, cameras) bool, or None: all cameras are there.
+    camera_mask:  (B, cameras) bool, or None: all cameras are there, or those that have a frame.
+    frames:       per robot and camera a (H, W, 3) uint8 RGB array of any size, None where the camera is not there; they
+                  are resized as `RuntimeConfig.resize` says.
     seed:         of the noise that is drawn: an int, or (B,) int64 with one a robot, or None: the engine's own sequence
                   goes on. The same seed gives the same noise on the same kind of engine (engine/noise.py).
     noise_scale:  of the noise that is drawn.
@@ -41,11 +48,12 @@ class PI05Request:
     Which of the two an engine does is said when it is built: `RuntimeConfig.rtc`.
     """
 
-    pixel_values: Tensor
+    pixel_values: Tensor | None
     input_ids: Tensor
     lang_lens: Tensor
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
+    frames: Images | None = None
     seed: int | Tensor | None = None
     noise_scale: float = 1.0
     rtc_target: Tensor | None = None
@@ -60,12 +68,13 @@ class PI05Request:
 class PI0Request:
     """As `PI05Request`, with the normalised state (B, action_dim) float32, padded with 0."""
 
-    pixel_values: Tensor
+    pixel_values: Tensor | None
     input_ids: Tensor
     lang_lens: Tensor
     state: Tensor
     noise: Tensor | None = None
     camera_mask: Tensor | None = None
+    frames: Images | None = None
     seed: int | Tensor | None = None
     noise_scale: float = 1.0
     rtc_target: Tensor | None = None
@@ -77,9 +86,9 @@ class PI0Request:
 @dataclass(frozen=True)
 class Inputs:
     """A checked request. Shapes as in `PI05Request`; state is None for π0.5; noise, or what it is
-    drawn from (Draw as checked, Keys for a runner that draws itself)."""
+    drawn from (Draw as checked, Keys for a runner that draws itself); pixel_values are frames for one that resizes."""
 
-    pixel_values: Tensor
+    pixel_values: Tensor | Images
     input_ids: Tensor
     lang_lens: Tensor
     camera_mask: Tensor
@@ -101,12 +110,9 @@ class Limits:
 
 def check(request: PI05Request | PI0Request, limits: Limits) -> Inputs:
     """Validate a request against the engine and fill in what is optional."""
-    g, cameras, max_batch = limits.geometry, limits.cameras, limits.max_batch
-    images = _tensor("pixel_values", request.pixel_values, torch.float32)
-    batch = images.shape[0] if images.ndim else 0
-    if not 1 <= batch <= max_batch:
-        raise RequestError(f"pixel_values: batch is {batch}; allowed: 1..{max_batch} (max_batch_size)")
-    _shape("pixel_values", images, (batch, cameras, 3, g.vision.image, g.vision.image))
+    g = limits.geometry
+    images, mask = _frames(request, limits) if request.pixel_values is None else _pixels(request, limits)
+    batch = len(images)
     ids = _tensor("input_ids", request.input_ids, torch.int64)
     if ids.ndim != 2 or ids.shape[0] != batch or not 1 <= ids.shape[1] <= g.prompt_len:
         raise RequestError(f"input_ids: must be ({batch}, 1..{g.prompt_len}), is {tuple(ids.shape)}")
@@ -114,17 +120,50 @@ def check(request: PI05Request | PI0Request, limits: Limits) -> Inputs:
     lengths = _tensor("lang_lens", request.lang_lens, torch.int64)
     _shape("lang_lens", lengths, (batch,))
     _within("lang_lens", lengths, 1, ids.shape[1])
-    if request.camera_mask is None:
-        mask = torch.ones(batch, cameras, dtype=torch.bool)
-    else:
-        mask = _tensor("camera_mask", request.camera_mask, torch.bool)
-        _shape("camera_mask", mask, (batch, cameras))
     noise = _draw(request, batch) if request.noise is None else request.noise
     if request.noise is not None:
         _floats("noise", noise, (batch, g.chunk, g.action_dim))
     if g.model == "pi0":
         _floats("state", request.state, (batch, g.action_dim))
     return Inputs(images, ids, lengths, mask, noise, request.state, _chunking(request, batch, limits))
+
+
+def _batch(name: str, batch: int, limits: Limits) -> None:
+    if not 1 <= batch <= limits.max_batch:
+        raise RequestError(f"{name}: batch is {batch}; allowed: 1..{limits.max_batch} (max_batch_size)")
+
+
+def _pixels(request: PI05Request | PI0Request, limits: Limits) -> tuple[Tensor, Tensor]:
+    """pixel_values and camera_mask."""
+    if request.frames is not None:
+        raise RequestError("frames: pixel_values are given too; give one of them")
+    images, size = _tensor("pixel_values", request.pixel_values, torch.float32), limits.geometry.vision.image
+    batch = images.shape[0] if images.ndim else 0
+    _batch("pixel_values", batch, limits)
+    _shape("pixel_values", images, (batch, limits.cameras, 3, size, size))
+    if request.camera_mask is None:
+        return images, torch.ones(batch, limits.cameras, dtype=torch.bool)
+    _shape("camera_mask", _tensor("camera_mask", request.camera_mask, torch.bool), (batch, limits.cameras))
+    return images, request.camera_mask
+
+
+def _frames(request: PI05Request | PI0Request, limits: Limits) -> tuple[Images, Tensor]:
+    """Frames and what they say of the cameras."""
+    if request.camera_mask is not None:
+        raise RequestError("camera_mask: frames say themselves which cameras are there: None where one is not")
+    if request.frames is None:
+        raise RequestError("pixel_values: must be a torch.Tensor, or frames be given")
+    _batch("frames", len(request.frames), limits)
+    for i, robot in enumerate(request.frames):
+        if len(robot) != limits.cameras:
+            raise RequestError(f"frames[{i}]: must have {limits.cameras} entries, one a camera; has {len(robot)}")
+        for j, frame in enumerate(robot):
+            if frame is not None:
+                try:
+                    check_frame(frame, f"frames[{i}][{j}]")
+                except ValueError as error:
+                    raise RequestError(str(error)) from error
+    return request.frames, torch.tensor([[frame is not None for frame in robot] for robot in request.frames])
 
 
 def _draw(request: PI05Request | PI0Request, batch: int) -> Draw:

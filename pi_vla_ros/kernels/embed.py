@@ -11,7 +11,6 @@ def text_reference(tokens, table):                               # [B, L] -> [B,
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -21,32 +20,26 @@ from pi_vla_ros.kernels.linear import Stats
 
 
 @triton.jit
-def patches_kernel(
-    images, out, out_stride, S: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, FRAMES: tl.constexpr, PDL: tl.constexpr
-):
+def patches_kernel(images, out, out_stride, S: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, PDL: tl.constexpr):
     chain(PDL)
     token = tl.program_id(0)
     side: tl.constexpr = S // P
     image, y, x = token // (side * side), token // side % side, token % side
     i = tl.arange(0, BP)
     channel, dy, dx = i // (P * P), i // P % P, i % P
-    if FRAMES:  # bytes as a camera gives them, [S, S, 3]
-        at = ((image * S + y * P + dy) * S + x * P + dx) * 3 + channel
-        value = tl.load(images + at, mask=i < 3 * P * P, other=0).to(tl.float32) / 127.5 - 1.0
-    else:
-        at = ((image * 3 + channel) * S + y * P + dy) * S + x * P + dx
-        value = tl.load(images + at, mask=i < 3 * P * P, other=0.0)
+    at = ((image * 3 + channel) * S + y * P + dy) * S + x * P + dx
+    value = tl.load(images + at, mask=i < 3 * P * P, other=0.0)
     tl.store(out + token * out_stride + i, value, mask=i < 3 * P * P)
 
 
 def patches(images: Tensor, out: Tensor, patch: int, *, pdl: bool) -> None:
-    """images [N, 3, S, S] fp32 in [-1, 1], or [N, S, S, 3] uint8 -> out [N · (S/patch)², ≥ 3 · patch²] fp32.
+    """images [N, 3, S, S] fp32 in [-1, 1] -> out [N · (S/patch)², ≥ 3 · patch²] fp32.
 
     Columns of `out` behind 3 · patch² stay as they are.
     """
-    size, frames = images.shape[2], images.dtype == torch.uint8
+    size = images.shape[2]
     patches_kernel[(len(out),)](
-        images, out, out.stride(0), size, patch, triton.next_power_of_2(3 * patch * patch), frames, pdl,
+        images, out, out.stride(0), size, patch, triton.next_power_of_2(3 * patch * patch), pdl,
         num_warps=4, launch_pdl=pdl,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 # 'pil':       Pillow's antialiased bilinear on uint8: what openpi trains and serves with.
-# 'fast':      the same within one grey level, eight times faster.
+# 'fast':      the same within one grey level, eight times faster; where a GPU resizes, the same.
 # 'lerobot':   no antialiasing, in [0, 1], black padding: LeRobot since 0.5.
 # 'lerobot04': the same, but LeRobot 0.4 padded before it mapped to [-1, 1], so its padding became
 # -3.
@@ -21,6 +22,7 @@ Resize = Literal["pil", "fast", "lerobot", "lerobot04"]
 RESIZES: tuple[Resize, ...] = ("pil", "fast", "lerobot", "lerobot04")
 
 BLACK = -1.0
+PADDING: dict[Resize, float] = {"pil": BLACK, "fast": BLACK, "lerobot": BLACK, "lerobot04": -3.0}
 
 
 def fit(height: int, width: int, size: int) -> tuple[int, int, int, int]:
@@ -30,10 +32,17 @@ def fit(height: int, width: int, size: int) -> tuple[int, int, int, int]:
     return h, w, (size - h) // 2, (size - w) // 2
 
 
+def check_frame(image: np.ndarray, name: str) -> None:
+    """Raises ValueError naming what is not a camera frame."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"{name}: must be a NumPy array, is {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(f"{name}: must be (height, width, 3) uint8 RGB, is {image.shape} {image.dtype}")
+
+
 def image_tensor(image: np.ndarray, size: int, resize: Resize = "fast") -> Tensor:
     """(H, W, 3) uint8 RGB -> (3, size, size) float32 in [-1, 1]; not resampled if both are `size`."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(f"image: must be (height, width, 3) uint8 RGB, is {image.shape} {image.dtype}")
+    check_frame(image, "image")
     if image.shape[:2] == (size, size):
         return _from_uint8(image)
     h, w, top, left = fit(*image.shape[:2], size)
@@ -41,10 +50,17 @@ def image_tensor(image: np.ndarray, size: int, resize: Resize = "fast") -> Tenso
         square = np.zeros((size, size, 3), np.uint8)
         square[top : top + h, left : left + w] = (_pil if resize == "pil" else _fast)(image, h, w)
         return _from_uint8(square)
-    padding = {"lerobot": BLACK, "lerobot04": -3.0}[resize]
     frame = _channels_first(image).float() / 255.0
     frame = F.interpolate(frame, size=(h, w), mode="bilinear", align_corners=False).clamp(0.0, 1.0) * 2.0 - 1.0
-    return F.pad(frame[0], (left, size - w - left, top, size - h - top), value=padding)
+    return F.pad(frame[0], (left, size - w - left, top, size - h - top), value=PADDING[resize])
+
+
+def square_images(frames: Sequence[Sequence[np.ndarray | None]], size: int, resize: Resize) -> Tensor:
+    """Frames of B robots' C cameras, None where one is not there -> (B, C, 3, size, size) float32 in [-1, 1]."""
+    return torch.stack([
+        torch.stack([missing_image(size) if f is None else image_tensor(f, size, resize) for f in robot])
+        for robot in frames
+    ])  # fmt: skip
 
 
 def missing_image(size: int) -> Tensor:

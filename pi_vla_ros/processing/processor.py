@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pi_vla_ros.processing.images import RESIZES, Resize, image_tensor, missing_image
+from pi_vla_ros.processing.images import RESIZES, Resize, check_frame, square_images
 from pi_vla_ros.processing.prompt import prompt_tokens
 from pi_vla_ros.processing.tokenizer import TokenizerError, load_tokenizer
 
@@ -30,15 +30,27 @@ if TYPE_CHECKING:
 class Inputs:
     """What the model is given for one observation; batch of one. C cameras, S image size, L prompt length.
 
+    frames:    one a camera, as it came; None where the camera is absent.
     raw_state: (n,) float64, policy units: what relative actions are relative to.
     """
 
-    pixel_values: Tensor  # (1, C, 3, S, S) float32 in [-1, 1]
-    camera_mask: Tensor  # (1, C) bool, False where a camera is absent
+    frames: tuple[np.ndarray | None, ...]
     input_ids: Tensor  # (1, L) int64, right-padded with 0
     lang_lens: Tensor  # (1,) int64
     state: Tensor | None  # (1, action_dim) float32, normalised and zero-padded; None where the model reads no state
     raw_state: np.ndarray
+    size: int
+    resize: Resize
+
+    @property
+    def pixel_values(self) -> Tensor:
+        """(1, C, 3, S, S) float32 in [-1, 1]; resized here and now, for whoever has no engine to do it."""
+        return square_images([self.frames], self.size, self.resize)
+
+    @property
+    def camera_mask(self) -> Tensor:
+        """(1, C) bool, False where a camera is absent."""
+        return torch.tensor([[frame is not None for frame in self.frames]])
 
 
 class Processor:
@@ -97,7 +109,7 @@ class Processor:
             raise ValueError(f"state: must have {self.state_dim} entries, has shape {raw.shape}")
         if not np.isfinite(raw).all():
             raise ValueError(f"state: must be finite, is {raw}")
-        pixels, mask = self._images(images)
+        frames = self._frames(images)
         # LeRobot's state is fp32 before it is normalised, openpi's is fp64: it decides bins at
         # their edges
         exact = np.float64 if self.normalization.state.formula == "openpi" else np.float32
@@ -106,12 +118,13 @@ class Processor:
         padded = torch.zeros(1, self.prompt_len, dtype=torch.int64)
         padded[0, : len(ids)] = torch.tensor(ids)
         return Inputs(
-            pixel_values=pixels,
-            camera_mask=mask,
+            frames=frames,
             input_ids=padded,
             lang_lens=torch.tensor([len(ids)]),
             state=torch.from_numpy(self._pad(normal[None])) if self.model_reads_state else None,
             raw_state=raw,
+            size=self.size,
+            resize=self.resize,
         )
 
     def check_prompt(self, prompt: str) -> None:
@@ -135,7 +148,7 @@ class Processor:
             actions = self.relative.to_relative(actions, raw_state)
         return self._pad(self.normalization.action.forward(actions))
 
-    def _images(self, images: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _frames(self, images: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, ...]:
         seen = {self.rename.get(slot, slot): image for slot, image in images.items()}
         unknown = sorted(set(seen) - set(self.cameras))
         if unknown:
@@ -144,11 +157,9 @@ class Processor:
             )
         if not seen:
             raise ValueError(f"images: at least one camera is needed of {', '.join(self.cameras)}")
-        pixels = [
-            image_tensor(seen[slot], self.size, self.resize) if slot in seen else missing_image(self.size)
-            for slot in self.cameras
-        ]
-        return torch.stack(pixels)[None], torch.tensor([[slot in seen for slot in self.cameras]])
+        for image in seen.values():
+            check_frame(image, "image")
+        return tuple(seen.get(slot) for slot in self.cameras)
 
     def _pad(self, x: np.ndarray) -> np.ndarray:
         """(n, dims) -> (n, padded) float32."""

@@ -2,27 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fast runner: one upload, one captured graph, one download.
 
-A graph is captured per (robots, cameras seen, prompt bucket, kind of pixels); prompts are rounded up to 16 tokens, the tokens that
-round up are masked by the robot's length, which the graph reads from memory. Masked cameras are left out of the batch.
+A graph is captured per (robots, cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the
+tokens that round up are masked by the robot's length, which the graph reads from memory. Masked cameras are left out of
+the batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from pi_vla_ros.engine.fused.arena import Arena
+from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
-from pi_vla_ros.engine.noise import Keys
 from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.pi import PiModel
-from pi_vla_ros.model.rtc import Chunking, Committed, Guidance, each
+from pi_vla_ros.model.rtc import each
+from pi_vla_ros.processing.images import Resize
 
 BUCKET = 16
 STAGES = ("vision", "prefix", "expert")
@@ -32,8 +34,8 @@ class FusedRunner:
     """Runs a model whose weights it takes over: the originals are freed while they are repacked."""
 
     def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int = STEPS, rtc: str = "off",
-                 tune=None, pdl=None):  # fmt: skip
-        """rtc: RuntimeConfig.rtc, what requests may ask for."""
+                 resize: Resize = "pil", largest_frame: tuple[int, int] | None = None, tune=None, pdl=None):  # fmt: skip
+        """rtc, resize, largest_frame: as in RuntimeConfig."""
         g = self.geometry = model.geometry
         self._device = device = model.action_in_proj.weight.device
         self._cuda = device.type == "cuda"
@@ -50,7 +52,9 @@ class FusedRunner:
             self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
             self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)
             self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope, rtc)
-        self._arena = _Arena(g, cameras, max_batch, self._prompt, device, rtc)
+        size, images = g.vision.image, max_batch * cameras
+        self._frames = largest_frame and Frames(size, resize, largest_frame, images, device)
+        self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._graphs: dict[tuple, object] = {}
         self.captured = True  # False: kernel by kernel, for profilers
@@ -60,14 +64,14 @@ class FusedRunner:
             self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
-    def prepare(self, batch: int, cameras: int, prompt: int, frames: bool = False) -> None:
+    def prepare(self, batch: int, cameras: int, prompt: int) -> None:
         """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""
-        self._graph(batch, cameras, self._bucket(prompt), frames)
+        self._graph(batch, cameras, self._bucket(prompt))
 
     def run(self, inputs) -> Tensor:
         """A checked request (engine/requests.py) -> actions (B, chunk, action_dim) float32 on the host.
 
-        pixel_values may also be camera frames (B, cameras, S, S, 3) uint8; they are normalised on the GPU.
+        pixel_values may be frames where there is a `largest_frame`.
         """
         masks = [tuple(m) for m in inputs.camera_mask.tolist()]
         if len(set(masks)) == 1:
@@ -83,11 +87,12 @@ class FusedRunner:
         """Robots that all see with the cameras of `mask`."""
         cameras = [i for i, seen in enumerate(mask) if seen]
         # numpy on the host: a torch operation costs several times more there, and there are a dozen
-        pixels, lengths, ids = (t.numpy(force=True) for t in (inputs.pixel_values, inputs.lang_lens, inputs.input_ids))
-        n, frames = len(lengths), inputs.pixel_values.dtype == torch.uint8
-        if len(cameras) < len(mask):
-            pixels = pixels[:, cameras]
-        key = (n, len(cameras), self._bucket(int(lengths.max())), frames)
+        lengths, ids = (t.numpy(force=True) for t in (inputs.lang_lens, inputs.input_ids))
+        pixels = inputs.pixel_values
+        if isinstance(pixels, Tensor):
+            pixels = pixels.numpy(force=True)
+        n = len(lengths)
+        key = (n, len(cameras), self._bucket(int(lengths.max())))
         replay = self._graph(*key)
         arena = self._arena
         host, there = arena.host, arena.device
@@ -99,15 +104,14 @@ class FusedRunner:
             host.state[:n] = inputs.state.numpy(force=True)
         arena.noise(n, inputs.noise)
         arena.chunk(n, getattr(inputs, "rtc", None))
-        target = host.frames if frames else host.images
-        target[: n * len(cameras)] = pixels.reshape(n * len(cameras), *pixels.shape[2:])
+        used = arena.images([pixels[robot][camera] for robot in range(n) for camera in cameras])
         if not self._cuda:
-            arena.upload(n * len(cameras), frames)
+            arena.upload(used)
             replay()
             return there.noise[:n].clone()
         with torch.cuda.stream(self._stream):
             self._ends[0].record()
-            arena.upload(n * len(cameras), frames)
+            arena.upload(used)
             replay()
             out = self._actions[:n]
             out.copy_(there.noise[:n], non_blocking=True)
@@ -127,7 +131,7 @@ class FusedRunner:
     def _bucket(self, length: int) -> int:
         return min(-(-length // BUCKET) * BUCKET, self._prompt)
 
-    def _launch(self, batch: int, cameras: int, prompt: int, frames: bool, mark=lambda i: None) -> None:
+    def _launch(self, batch: int, cameras: int, prompt: int, mark=lambda i: None) -> None:
         g, d = self.geometry, self._arena.device
         seen = cameras * g.vision.tokens
         share = seen + prompt
@@ -136,8 +140,9 @@ class FusedRunner:
         with phase("vision"):
             draw(d.noise[:batch], d.keys[:batch], d.scale[:batch], pdl=self._pdl)
             if cameras:
-                images = d.frames if frames else d.images
-                self.vision.launch(images[: batch * cameras], self.prefix.x, seen, self.prefix.sums, share)
+                n = batch * cameras
+                images = self._frames.launch(d.records, d.block, n, pdl=self._pdl) if self._frames else d.images[:n]
+                self.vision.launch(images, self.prefix.x, seen, self.prefix.sums, share)
         mark(1)
         with phase("prefix"):
             self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
@@ -150,7 +155,7 @@ class FusedRunner:
 
     @torch.no_grad()
     def _graph(self, *key):
-        """Replays (batch, cameras, prompt bucket, frames)."""
+        """Replays (batch, cameras, prompt bucket)."""
         if not (self._cuda and self.captured):
             return lambda: self._launch(*key)
         if key not in self._graphs:
@@ -168,73 +173,9 @@ def _robots(inputs, group: list[int]) -> SimpleNamespace:
     """The same request for some of its robots."""
 
     def some(value):
+        if isinstance(value, list | tuple):  # frames
+            return [value[i] for i in group]
         return value[group] if isinstance(value, Tensor) else each(value, lambda t: t[group])
 
     names = ("pixel_values", "lang_lens", "input_ids", "noise", "state", "rtc")
     return SimpleNamespace(**{name: some(getattr(inputs, name, None)) for name in names})
-
-
-class _Arena:
-    """All inputs of a step in one block of memory, here (pinned) and there: one copy uploads them."""
-
-    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device, rtc: str):
-        size = g.vision.image
-        target = {"target": (torch.float32, (batch, g.chunk, g.action_dim))}
-        chunking = {
-            "off": {},
-            "guided": {**target, "weights": (torch.float32, (batch, g.chunk)), "most": (torch.float32, (batch,))},
-            "trained": {**target, "delay": (torch.int32, (batch,))},
-        }[rtc]
-        parts = {  # images last: a step copies only those it has
-            "lengths": (torch.int32, (batch,)),
-            "tokens": (torch.int64, (batch, prompt)),
-            "state": (torch.float32, (batch, g.action_dim)),
-            "noise": (torch.float32, (batch, g.chunk, g.action_dim)),
-            "keys": (torch.int64, (batch, 4)),
-            "scale": (torch.float32, (batch,)),
-            **chunking,
-            "images": (torch.float32, (batch * cameras, 3, size, size)),
-        }
-        offsets, end = {}, 0
-        for name, (dtype, shape) in parts.items():
-            offsets[name] = end
-            end += -(-torch.Size(shape).numel() * dtype.itemsize // 256) * 256
-        pinned = device.type == "cuda"
-        self._there = torch.zeros(end, dtype=torch.uint8, device=device)
-        self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
-        offsets["frames"] = offsets["images"]  # a step brings either
-        parts["frames"] = (torch.uint8, (batch * cameras, size, size, 3))
-        self._images_at, self._pixels = offsets["images"], 3 * size * size
-
-        def views(block: Tensor) -> dict[str, Tensor]:
-            seen = {}
-            for name, (dtype, shape) in parts.items():
-                count = torch.Size(shape).numel() * dtype.itemsize
-                seen[name] = block[offsets[name] : offsets[name] + count].view(dtype).view(shape)
-            return seen
-
-        self.device = SimpleNamespace(**views(self._there))
-        self.host = SimpleNamespace(**{name: part.numpy() for name, part in views(self._here).items()})
-
-        kind = {"guided": Guidance, "trained": Committed}.get(rtc)
-        self.rtc = kind and kind(*(getattr(self.device, name) for name in chunking))
-
-    def noise(self, n: int, noise: Tensor | Keys) -> None:
-        """Of the first `n` robots: given, or what the graph draws it from."""
-        if isinstance(noise, Tensor):
-            self.host.noise[:n] = noise.numpy(force=True)
-            self.host.keys[:n] = 0
-        else:
-            self.host.keys[:n], self.host.scale[:n] = noise.keys.numpy(), noise.scale.numpy()
-
-    def chunk(self, n: int, rtc: Chunking | None) -> None:
-        """Real-time chunking of the first `n` robots; none: weights or delays of 0."""
-        if rtc is not None:
-            for part in fields(rtc):
-                getattr(self.host, part.name)[:n] = getattr(rtc, part.name).numpy()
-        elif self.rtc is not None:
-            (self.host.weights if isinstance(self.rtc, Guidance) else self.host.delay)[:n] = 0
-
-    def upload(self, images: int, frames: bool) -> None:
-        end = self._images_at + images * self._pixels * (1 if frames else 4)
-        self._there[:end].copy_(self._here[:end], non_blocking=True)

@@ -1,0 +1,92 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Camera frames as they come, uploaded as bytes and resized inside the graph (kernels/resize.py)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pi_vla_ros.kernels.resize import resize
+from pi_vla_ros.processing.images import PADDING, Resize, fit, image_tensor
+from pi_vla_ros.processing.taps import antialiased, bilinear
+
+ALIGNED = 16  # bytes
+
+
+class Frames:
+    """Packs the images of a step into one block of bytes, and launches what makes the square ones of them.
+
+    A frame may have any size up to `largest` (height, width), in either orientation, and may change it from step to
+    step. A larger one is resized on the host: slower, told once.
+    """
+
+    def __init__(self, size: int, mode: Resize, largest: tuple[int, int], images: int, device: torch.device):
+        self._size, self._mode, self._largest = size, mode, largest
+        self._exact = mode in ("pil", "fast")
+        self._side, self._pixels = max(*largest, size), max(3 * largest[0] * largest[1], 3 * size * size)
+        weights = 2 * (-(-self._side // size)) + 2
+        tables = 2 * 4 * (1 + weights) * size
+        self.nbytes = images * (max(self._pixels + tables, 12 * size * size) + 4 * ALIGNED)
+        between = torch.uint8 if self._exact else torch.float32
+        self._between = torch.empty(images, self._side * size * 3, dtype=between, device=device)
+        self._out = torch.empty(images, 3, size, size, device=device)
+        self._told = False
+
+    def pack(self, images: Sequence[np.ndarray], records: np.ndarray, block: np.ndarray) -> int:
+        """images: (H, W, 3) uint8 frames, or (3, S, S) float32 in [-1, 1] -> bytes of `block` that are used."""
+        end, placed = 0, {}
+
+        def put(data: np.ndarray) -> int:
+            nonlocal end
+            at, end = end, end + -(-data.nbytes // ALIGNED) * ALIGNED
+            block[at : at + data.nbytes].view(data.dtype).reshape(data.shape)[...] = data
+            return at
+
+        for i, image in enumerate(images):
+            if image.dtype == np.uint8 and not self._takes(*image.shape[:2]):
+                image = self._on_host(image)
+            if image.dtype == np.uint8:
+                shape = image.shape[:2]
+                inside, tables = _plan(*shape, self._size, self._exact)
+                if shape not in placed:
+                    placed[shape] = [put(table) // 4 for table in tables]
+                counts = [len(table) - 1 for table in tables]
+                records[i] = (1, *shape, *inside, *counts, *placed[shape], put(image))
+            else:
+                records[i] = 0
+                records[i, -1] = put(image)
+        return end
+
+    def launch(self, records: Tensor, block: Tensor, n: int, *, pdl: bool) -> Tensor:
+        """The first `n` images, [n, 3, S, S] fp32."""
+        out = self._out[:n]
+        resize(records[:n], block, self._between, out, PADDING[self._mode], pdl=pdl)
+        return out
+
+    def _takes(self, height: int, width: int) -> bool:
+        return 3 * height * width <= self._pixels and max(height, width) <= self._side
+
+    def _on_host(self, image: np.ndarray) -> np.ndarray:
+        if not self._told:
+            self._told = True
+            h, w = self._largest
+            warnings.warn(
+                f"a camera frame of {image.shape[1]} x {image.shape[0]} is larger than {w} x {h}, the largest that the "
+                "GPU was prepared to resize (RuntimeConfig.largest_frame): it is resized on the CPU, which takes longer",
+                stacklevel=2,
+            )
+        return image_tensor(image, self._size, self._mode).numpy()
+
+
+@lru_cache(maxsize=64)
+def _plan(height: int, width: int, size: int, exact: bool) -> tuple[tuple[int, ...], tuple[np.ndarray, np.ndarray]]:
+    """Where a frame lies in the square, and the tables of its two passes."""
+    h, w, top, left = fit(height, width, size)
+    taps = antialiased if exact else bilinear
+    return (h, w, top, left), (taps(width, w), taps(height, h))
