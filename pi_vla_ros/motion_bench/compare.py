@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pi_vla_ros.control.limiter import Limits
-from pi_vla_ros.motion_bench.chunks import ChunksError, Latency, demonstration, synthetic
+from pi_vla_ros.motion_bench.chunks import MIND, ChunksError, Latency, demonstration, synthetic
 from pi_vla_ros.motion_bench.judge import Judge
 from pi_vla_ros.motion_bench.methods import OURS, make
 from pi_vla_ros.motion_bench.recorded import Recorded
@@ -123,11 +123,11 @@ def improvement(rows: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 class _Collector:
-    """Keeps the excerpt, of the joint that moves most in it."""
+    """Keeps the excerpt, of a joint that moves little enough in it for the chunks to be told apart."""
 
     def __init__(self, truth, robot: RobotConfig):
         within = truth(np.linspace(*EXCERPT, 100))
-        self._joint = int(np.argmax(np.ptp(within, axis=0)))
+        self._joint = int(np.argmin(np.abs(np.ptp(within, axis=0) - 10 * MIND)))
         self._name = robot.joint_names[self._joint]
         self._rows: list[tuple] = []
         self._chunks: list[tuple] = []

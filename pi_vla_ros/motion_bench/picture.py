@@ -42,6 +42,9 @@ def motion(excerpts: Mapping[str, Excerpt], rows: Mapping[str, dict], path: Path
         place.set_xlabel("s")
         speed.set_xlabel("s")
         place.set_xlim(*excerpts[names[0]].times[[0, -1]])
+        place.set_ylim(*_range([x for e in excerpts.values() for x in (e.truth, e.commands)], 0.12, 0.3))
+        smooth = [e for name, e in excerpts.items() if name != "step"]  # whose speed runs out of the picture
+        speed.set_ylim(*_range([np.gradient(e.arm, e.times) for e in smooth or excerpts.values()], 0.3, 0.3))
         right = grid[:, 2].subgridspec(3, 1)
         for k, (title, value) in enumerate(
             (
@@ -59,21 +62,23 @@ def motion(excerpts: Mapping[str, Excerpt], rows: Mapping[str, dict], path: Path
 def _place(axis, excerpt: Excerpt, name: str) -> None:
     for k, (times, actions) in enumerate(excerpt.chunks):
         axis.plot(times, actions, color=CHUNK, lw=0.8, label="chunks" if k == 0 else None)
-    axis.plot(excerpt.times, excerpt.truth, color=MUTED, lw=0.9, ls="--", label="demonstrated")
+    axis.plot(excerpt.times, excerpt.truth, color=MUTED, lw=0.9, ls="--", label="wanted")
     axis.plot(excerpt.times, excerpt.commands, color=_colour(name), lw=1.4, label="commanded")
     axis.plot(excerpt.times, excerpt.arm, color=ARM, lw=1.1, label="arm")
     axis.set_title(name, loc="left", fontsize=10, color=_colour(name), fontweight="bold", pad=2)
     axis.set_ylabel("rad", fontsize=8)
-    low, high = (f(np.concatenate([excerpt.truth, excerpt.commands])) for f in (np.min, np.max))
-    axis.set_ylim(low - 0.12 * (high - low), high + 0.28 * (high - low))
 
 
 def _speed(axis, excerpt: Excerpt, name: str) -> None:
-    arm = np.gradient(excerpt.arm, excerpt.times)
     axis.plot(excerpt.times, np.gradient(excerpt.commands, excerpt.times), color=_colour(name), lw=0.9)
-    axis.plot(excerpt.times, arm, color=ARM, lw=1.1)
-    room = 0.4 * np.ptp(arm)
-    axis.set_ylim(arm.min() - room, arm.max() + room)  # a step command's speed runs out of the picture
+    axis.plot(excerpt.times, np.gradient(excerpt.arm, excerpt.times), color=ARM, lw=1.1)
+
+
+def _range(rows: Sequence[np.ndarray], below: float, above: float) -> tuple[float, float]:
+    """What all the rows span, with room as shares of it."""
+    low, high = min(float(r.min()) for r in rows), max(float(r.max()) for r in rows)
+    room = max(high - low, 1e-6)
+    return low - below * room, high + above * room
 
 
 def _bars(axis, names: Sequence[str], values: Sequence[float], title: str, log: bool) -> None:
