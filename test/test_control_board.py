@@ -9,8 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+from boundless import boundless
 
 from pi_vla_ros.control.board import CAPACITY, TrajectoryBoard
+from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.control.pacer import Intervals, Pacer
 from pi_vla_ros.control.player import Player
 from pi_vla_ros.types import Trajectory
@@ -57,41 +59,41 @@ def test_a_trajectory_that_is_too_long_is_refused():
 
 def test_player_is_silent_until_told_and_then_takes_offers_only_before_their_join():
     board = TrajectoryBoard(2)
-    player = Player(board)
+    player = Player(board, Guard(boundless(2)))
     board.write(trajectory(), join=0)
-    assert player.command(0.05) is None and board.taken == 0
+    assert player.command(0.05, 0.05) is None and board.taken == 0
     board.play(True)
-    positions, velocities = player.command(0.05)
+    positions, velocities = player.command(0.05, 0.05)
     np.testing.assert_allclose(positions[1], 2 * positions[0])
     np.testing.assert_allclose(velocities, 0.1, atol=1e-12)  # at a knot
     assert board.taken == 1
     second = board.write(trajectory(value=5.0), join=10)
-    assert player.command(0.11)[0][0] < 2.0 and board.refused == second and board.taken == 1  # 0.11 > 10 * STEP
+    assert player.command(0.11, 0.11)[0][0] < 2.0 and board.refused == second and board.taken == 1  # 0.11 > 10 * STEP
     third = board.write(trajectory(value=5.0), join=13)
-    assert player.command(0.12)[0][0] > 4.0 and board.taken == third
+    assert player.command(0.12, 0.12)[0][0] > 4.0 and board.taken == third
     assert player.remaining(0.15) == pytest.approx(0.04) and player.remaining(0.19) == 0
-    assert (player.command(0.5)[1] == 0).all()  # beyond its end it rests
+    assert (player.command(0.5, 0.5)[1] == 0).all()  # beyond its end it rests
     board.play(False)
-    assert player.command(0.16) is None and player.remaining(0.16) == 0
+    assert player.command(0.16, 0.16) is None and player.remaining(0.16) == 0
     board.close()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_player_never_takes_what_is_not_finite(value):
     board = TrajectoryBoard(2)
-    player = Player(board)
+    player = Player(board, Guard(boundless(2)))
     board.play(True)
     for poisoned in ("positions", "velocities"):
         offer = trajectory()
         getattr(offer, poisoned)[5, 1] = value
         generation = board.write(offer, join=0)
-        assert player.command(0.0) is None and board.refused == generation
+        assert player.command(0.0, 0.0) is None and board.refused == generation
     board.write(trajectory(), join=0)
-    good = player.command(0.0)
+    good = player.command(0.0, 0.0)
     offer = trajectory()
     offer.positions[-1, 0] = value
     board.write(offer, join=100)
-    np.testing.assert_array_equal(player.command(0.0), good)
+    np.testing.assert_array_equal(player.command(0.0, 0.0), good)
     board.close()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from boundless import boundless
 
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
 pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
@@ -81,7 +82,7 @@ def test_a_streamer_whose_node_is_gone_before_it_plays_ends(tmp_path):
     board = TrajectoryBoard(8)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    spec = StreamSpec("orphan", tuple("abcdefgh"), "/commands", 100.0)
+    spec = StreamSpec("orphan", tuple("abcdefgh"), "/commands", 100.0, boundless(8))
     command = [sys.executable, "-m", "pi_vla_ros.ros.streamer", "--descriptor", str(board.descriptor)]
     command += ["--parent", str(gone.pid), "--spec", spec.text()]
     assert subprocess.run(command, pass_fds=[board.descriptor], timeout=60).returncode == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from boundless import boundless
 
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
 pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
@@ -26,6 +27,7 @@ from ros_rig import start_ros
 from sensor_msgs.msg import JointState
 
 from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros.commands import TYPES, JointCommand, joint_positions
@@ -106,7 +108,9 @@ def test_the_simulated_robot_follows_each_kind_of_message(kind, tmp_path, listen
         [sys.executable, "-m", "pi_vla_ros.sim.node", "--ros-args", *(x for a in arguments for x in ("-p", a))]
     )
     listener, states = listen(TYPES[kind], "commands"), listen(JointState, "joint_states")
-    stream = Stream(StreamSpec("streamer", tuple(robot.joint_names), "/commands", HZ, kind))
+    stream = Stream(
+        StreamSpec("streamer", tuple(robot.joint_names), "/commands", HZ, boundless(len(robot.joints)), kind)
+    )
     try:
         listener.until(lambda: states.heard, "the robot")
         stream.play(True)
@@ -168,7 +172,9 @@ def test_a_twist_is_the_axes_velocity_and_is_taken_back_at_once_when_silenced(li
     """In the middle of a motion (a clock that jumped): the last twist is zero, and it does arrive."""
     twists, commands = listen(TwistStamped, "hand"), listen(TYPES["float64_multi_array"], "commands")
     axes = {0: "linear.z", 2: "angular.x"}
-    spec = StreamSpec("streamer", ("z", "gripper", "rx"), "/commands", HZ, axes=axes, twist_topic="/hand", frame="base")
+    spec = StreamSpec(
+        "streamer", ("z", "gripper", "rx"), "/commands", HZ, boundless(3), axes=axes, twist_topic="/hand", frame="base"
+    )
     stream = Stream(spec)
     try:
         twists.until(lambda: twists.node.count_publishers("hand"), "the streamer")
@@ -204,7 +210,7 @@ def test_it_ends_when_told_and_leaves_nothing_behind():
         return sum("pi_vla_ros_trajectory" in link for link in links)
 
     before, shared = memories(), {n for n in os.listdir("/dev/shm") if "pi_vla_ros" in n}
-    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ))
+    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ, boundless(1)))
     pid = stream.pid
     assert memories() > before and "pi_vla_ros_trajectory" in Path(f"/proc/{pid}/maps").read_text()
     stream.close()
@@ -218,7 +224,7 @@ def _open(fd) -> bool:
 
 @pytest.mark.parametrize("cpu", [0, 4095])
 def test_the_core_it_runs_on(cpu, capfd):
-    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ, cpu=cpu))
+    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ, boundless(1), cpu=cpu))
     allowed = os.sched_getaffinity(stream.pid)
     stream.close()
     said = capfd.readouterr().err
@@ -245,6 +251,6 @@ def test_it_ends_on_a_clock_that_stands_still_ends_all_the_same():
     board.play(True)
     plan = smooth(np.zeros(1), np.ones(1), 0.2, 5.0)
     board.write(plan, plan.last)
-    play(board, HZ, os.getppid(), now=lambda: 5.1, output=output)
+    play(board, HZ, os.getppid(), lambda: 5.1, time.monotonic, output, Guard(boundless(1)))
     assert 10 < output.sent < 1000 and output.halted == 1
     board.close()

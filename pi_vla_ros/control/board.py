@@ -19,9 +19,9 @@ from pi_vla_ros.types import Trajectory
 
 CAPACITY = 4096  # knots
 
-# The integer header, by the writer; then by the player: last generation taken / refused, commands sent.
+# The integer header, by the writer; then by the player: last generation taken / refused, commands sent / replaced.
 SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)
-TAKEN, REFUSED, SENT = range(8, 11)
+TAKEN, REFUSED, SENT, BRIDGED = range(8, 12)
 # The float header, by the writer; then by the player: its clock, intervals of commands (p50, p99, p99.9, longest; ms).
 STEP = 0
 BEAT, INTERVALS = 1, slice(2, 6)
@@ -80,6 +80,11 @@ class TrajectoryBoard:
         return int(self._integers[SENT])
 
     @property
+    def bridged(self) -> int:
+        """Commands that the player's final limiter replaced."""
+        return int(self._integers[BRIDGED])
+
+    @property
     def beat(self) -> float:
         """The player's monotonic clock at its last tick, s; 0 before the first."""
         return float(self._floats[BEAT])
@@ -124,10 +129,11 @@ class TrajectoryBoard:
     def refuse(self, generation: int) -> None:
         self._integers[REFUSED] = generation
 
-    def tick(self, clock: float, published: bool) -> None:
+    def tick(self, clock: float, published: bool, bridged: int) -> None:
         """Note a tick of the player at its monotonic `clock`, s."""
         self._floats[BEAT] = clock
         self._integers[SENT] += published
+        self._integers[BRIDGED] = bridged
 
     def report(self, intervals_ms: tuple[float, float, float, float]) -> None:
         self._floats[INTERVALS] = intervals_ms

@@ -17,6 +17,7 @@ Jerk is not this module's: `smoothing` makes of such a motion one whose accelera
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -53,6 +54,10 @@ class Limits:
             np.array([j.acceleration for j in joints]),
             np.array([np.inf if j.jerk is None else j.jerk for j in joints]),
         )
+
+    def kept(self, h: float) -> Limits:
+        """The limits that a plan with steps of h keeps: a finite jerk for every joint, at most the one asked for."""
+        return dataclasses.replace(self, jerk=2 * self.acceleration / (self.window(h) * h))
 
     def window(self, h: float) -> int:
         """Steps of the running mean that keeps the jerk limits: full acceleration may turn to full braking."""

@@ -8,7 +8,6 @@ after the observation that it answers. Whoever plays it, and whatever dies, the 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -136,8 +135,7 @@ class Planner:
     def _halt(self, current: Plan, join: int, p: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """States after `join` until rest: the quickest, or the running mean of braking."""
         a = accelerations(Trajectory(0, self.step, *_at(current.trajectory, join, 2)))[0][0]
-        by_mean = 2 * self.limits.acceleration / (self.window * self.step)
-        limits = dataclasses.replace(self.limits, jerk=np.minimum(self.limits.jerk, by_mean))
+        limits = self.limits.kept(self.step)
         quickest = halt(p, v, a, limits, self.step)
         if quickest and self._legal(p, v, *quickest, limits):
             return quickest

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from pi_vla_ros.control.board import TrajectoryBoard
-from pi_vla_ros.control.trajectory import sample
+from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.types import Trajectory
 
 
@@ -15,19 +15,21 @@ class Player:
     """An offer is taken only before its join, where old and new agree: there is never a step between two commands.
     One that is not finite throughout is never taken."""
 
-    def __init__(self, board: TrajectoryBoard):
-        self._board = board
+    def __init__(self, board: TrajectoryBoard, guard: Guard):
+        self._board, self._guard = board, guard
         self._seen = 0
         self._current: Trajectory | None = None
 
-    def command(self, now: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """Positions and velocities, each (joints,), for time `now`, or None when nothing is to be commanded."""
+    def command(self, now: float, steady: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Positions and velocities, each (joints,), for time `now`, or None when nothing is to be commanded.
+        steady: s on a clock that nobody sets."""
         if not self._board.playing:
             self._current = None
+            self._guard.reset()
             return None
         if self._board.generation != self._seen:
             self._consider(now)
-        return None if self._current is None else sample(self._current, now)
+        return None if self._current is None else self._guard.command(self._current, now, steady)
 
     def remaining(self, now: float) -> float:
         """s until the motion is at rest; 0 when it is, or when there is none."""

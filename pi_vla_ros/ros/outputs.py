@@ -7,6 +7,7 @@ from __future__ import annotations
 from rclpy.lifecycle import LifecycleNode
 from trajectory_msgs.msg import JointTrajectory
 
+from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.planner import Plan
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.ros.messages import joint_trajectory
@@ -71,6 +72,7 @@ def _spec(node: LifecycleNode, robot: RobotConfig) -> StreamSpec:
         names=tuple(robot.joint_names),
         topic=node.resolve_topic_name("commands"),
         hz=robot.output.command_hz,
+        limits=Limits.of(robot).kept(1 / robot.motion.plan_hz),
         message=robot.output.message,
         axes={column: joint.axis for column, joint in enumerate(robot.joints) if joint.axis},
         twist_topic=node.resolve_topic_name(robot.twist.topic) if robot.twist else "",

@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.types import Trajectory
 
 ANSWER = 0.1  # s that the streamer may take to answer an offer before it counts as refused
@@ -29,12 +32,14 @@ class StreamSpec:
     names:  of the trajectory's columns; axes: column -> axis of the twist, for those that are no joints.
     topic:  of the joints' commands, twist_topic: of the axes', both absolute; frame: of the twist.
     hz:     of each; message: one of `commands.TYPES`; cpu: core to run on, or any.
+    limits: that every command keeps.
     """
 
     node: str
     names: tuple[str, ...]
     topic: str
     hz: float
+    limits: Limits
     message: str = "float64_multi_array"
     axes: dict[int, str] = dataclasses.field(default_factory=dict)
     twist_topic: str = ""
@@ -43,13 +48,14 @@ class StreamSpec:
     sim_time: bool = False
 
     def text(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(dataclasses.asdict(self), default=np.ndarray.tolist)
 
     @classmethod
     def of(cls, text: str) -> StreamSpec:
         data = json.loads(text)
         axes = {int(column): axis for column, axis in data.pop("axes").items()}
-        return cls(names=tuple(data.pop("names")), axes=axes, **data)
+        limits = Limits(**{name: np.array(values) for name, values in data.pop("limits").items()})
+        return cls(names=tuple(data.pop("names")), axes=axes, limits=limits, **data)
 
 
 class Stream:
@@ -74,6 +80,11 @@ class Stream:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def bridged(self) -> int:
+        """Commands that the final limiter replaced: the clock was set, or a trajectory was not what it should be."""
+        return self._board.bridged
 
     @property
     def sent(self) -> int:

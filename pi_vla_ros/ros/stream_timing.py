@@ -31,6 +31,7 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64MultiArray
 
+from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.realtime import keep_time
 from pi_vla_ros.control.trajectory import sample
 from pi_vla_ros.ros.dds import use_shared_memory_profile
@@ -192,7 +193,8 @@ def _command(namespace: str, over, case: Case, most: float, told) -> None:
 
 def _by_streamer(node: Node, case: Case, trajectory: Trajectory) -> tuple[Callable[[], dict], Callable[[], None]]:
     names = tuple(f"joint{k}" for k in range(JOINTS))
-    stream = Stream(StreamSpec("streamer", names, node.resolve_topic_name("commands"), case.hz))
+    limits = Limits(*(np.full(JOINTS, limit) for limit in (-1e9, 1e9, 2.0, 8.0, 160.0)))
+    stream = Stream(StreamSpec("streamer", names, node.resolve_topic_name("commands"), case.hz, limits))
     stream.play(True)
     stream.offer(trajectory, trajectory.last)
 

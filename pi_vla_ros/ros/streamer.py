@@ -27,6 +27,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.control.pacer import Intervals, Pacer
 from pi_vla_ros.control.player import Player
 from pi_vla_ros.control.realtime import keep_time
@@ -61,7 +62,8 @@ def main() -> None:
         node.get_logger().warning(refused)
     clock = node.get_clock()
     now = (lambda: clock.now().nanoseconds * 1e-9) if spec.sim_time else time.time
-    play(board, spec.hz, arguments.parent, now, output)
+    steady = now if spec.sim_time else time.monotonic  # simulated time is the arm's only time
+    play(board, spec.hz, arguments.parent, now, steady, output, Guard(spec.limits))
     output.close()
     node.destroy_node()
     rclpy.try_shutdown()
@@ -101,9 +103,9 @@ class Output:
                 publisher.wait_for_all_acked(Duration(seconds=DELIVERY))
 
 
-def play(board: TrajectoryBoard, hz: float, parent: int, now, output: Output) -> None:
+def play(board: TrajectoryBoard, hz: float, parent: int, now, steady, output: Output, guard: Guard) -> None:
     """Publish until told to close, or orphaned; in either case until the arm is at rest."""
-    pacer, player = Pacer(hz), Player(board)
+    pacer, player = Pacer(hz), Player(board, guard)
     intervals = Intervals(keep=math.ceil(10 * hz))
     report = math.ceil(hz / 2)  # ticks between two reports of the intervals
     tick, speaking, latest = 0, False, None
@@ -114,7 +116,7 @@ def play(board: TrajectoryBoard, hz: float, parent: int, now, output: Output) ->
             latest = latest or time.monotonic() + player.remaining(at) + LINGER + PATIENCE
             if player.remaining(at - LINGER) == 0 or time.monotonic() > latest:
                 break
-        command = player.command(at + output.ahead)
+        command = player.command(at + output.ahead, steady())
         if command is not None:
             output.send(at, *command)
             intervals.mark(time.monotonic())
@@ -123,7 +125,7 @@ def play(board: TrajectoryBoard, hz: float, parent: int, now, output: Output) ->
             intervals.pause()
         speaking = command is not None
         tick += 1
-        board.tick(time.monotonic(), speaking)
+        board.tick(time.monotonic(), speaking, guard.bridged)
         if tick % report == 0:
             board.report(intervals.percentiles())
     if speaking:

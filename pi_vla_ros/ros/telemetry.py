@@ -58,7 +58,7 @@ def status_message(now: float, loop: ControlLoop, stream: Stream | None) -> Infe
         setattr(message, f"clipped_{limit}", int(count))
         setattr(message, f"clip_most_{limit}", float(most))
     if stream:
-        message.commands_sent = stream.sent
+        message.commands_sent, message.commands_bridged = stream.sent, stream.bridged
         for name, interval in zip(("p50", "p99", "p999", "max"), stream.intervals_ms, strict=True):
             setattr(message, f"command_interval_{name}_ms", interval)
     return message
@@ -84,6 +84,7 @@ def _motion(name: str, status: InferenceStatus) -> DiagnosticStatus:
         **{f"clipped_{limit}": getattr(status, f"clipped_{limit}") for limit in LIMITS},
         **{f"clip_most_{limit}": f"{getattr(status, f'clip_most_{limit}'):.4g}" for limit in LIMITS},
         commands_sent=status.commands_sent,
+        commands_bridged=status.commands_bridged,
         **{
             f"command_interval_{name}_ms": round(getattr(status, f"command_interval_{name}_ms"), 3)
             for name in ("p50", "p99", "p999", "max")
