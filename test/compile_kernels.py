@@ -22,8 +22,13 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from pi_vla_ros.engine.fused import autotune
+from pi_vla_ros.engine.fused.frames import Frames
+from pi_vla_ros.engine.fused.stages import ExpertStage
 from pi_vla_ros.engine.fused.tuning import SHIPPED, Tuning, default_for
-from pi_vla_ros.model.geometry import PI0, PI05
+from pi_vla_ros.kernels.noise import draw
+from pi_vla_ros.kernels.resize import FIELDS
+from pi_vla_ros.model.geometry import PI0, PI05, Geometry
+from pi_vla_ros.model.rtc import Committed, Guidance
 
 SHIPPED_FOR = {"NVIDIA H200": 90}
 
@@ -71,6 +76,39 @@ def compile_all(capability: int) -> None:
             bench = autotune.Bench(model, tuning, geometry.prompt_len, robots=robots)
             for stage in autotune.STAGES:
                 bench.launch(stage)
+            chunking(geometry, tuning, robots, bench.prefix.rope)
+    frames_and_noise()
+
+
+def chunking(geometry: Geometry, tuning: Tuning, robots: int, rope) -> None:
+    """The flow loop with real-time chunking in it."""
+    shallow, rows = autotune.shallow(geometry), geometry.chunk
+    for rtc in ("guided", "trained") if geometry.model == "pi05" else ("guided",):
+        with torch.device("meta"), torch.no_grad():
+            model = autotune.blank_model(shallow, torch.device("meta"), torch.bfloat16)
+            chained = autotune.chained(torch.device("meta"))
+            expert = ExpertStage(model, robots, len(rope[0]), 1, torch.bfloat16, tuning, chained, rope, rtc)
+            target = torch.empty(robots, rows, geometry.action_dim)
+            asked = {
+                "guided": Guidance(target, torch.empty(robots, rows), torch.empty(robots)),
+                "trained": Committed(target, torch.empty(robots, dtype=torch.int32)),
+            }
+            cache = torch.empty(2, robots, len(rope[0]), geometry.expert.head_dim, dtype=torch.bfloat16)
+            lengths = torch.empty(robots, dtype=torch.int32)
+            x_t, state = torch.empty(robots * rows, geometry.action_dim), torch.empty(robots, geometry.action_dim)
+            longest = len(rope[0]) - geometry.suffix
+            expert.launch(x_t, robots, longest, lengths, cache, cache, rope, state, asked[rtc])
+
+
+def frames_and_noise() -> None:
+    device = torch.device("meta")
+    for mode in ("pil", "lerobot"):
+        frames = Frames(224, mode, (720, 1280), 3, device)
+        records = torch.empty(3, FIELDS, dtype=torch.int32, device=device)
+        block = torch.empty(frames.nbytes, dtype=torch.uint8, device=device)
+        frames.launch(records, block, 3, pdl=autotune.chained(device))
+    keys = torch.empty(1, 4, dtype=torch.int64, device=device)
+    draw(torch.empty(1, 50, 32, device=device), keys, torch.empty(1, device=device), pdl=autotune.chained(device))
 
 
 if __name__ == "__main__":

@@ -52,11 +52,10 @@ class Golden:
     def lengths(self) -> torch.Tensor:
         return self.given["token_mask"].sum(1)
 
-    def model(self) -> PiModel:
-        return assemble(
-            self.geometry,
-            ((name, t.to(parameter_dtype(name, self.dtype))) for name, t in self.weights.items()),
-        )
+    def model(self, dtype: torch.dtype | None = None) -> PiModel:
+        """In the dtype of the file, or another."""
+        weights = ((name, t.to(parameter_dtype(name, dtype or self.dtype))) for name, t in self.weights.items())
+        return assemble(self.geometry, weights)
 
 
 def _geometry(model: str, config: dict, prompt_len: int) -> Geometry:

@@ -64,11 +64,14 @@ def test_random_geometry_takes_the_prompt():
 
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
-    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --iters 5"
+    given = (
+        f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80 --iters 5"
+    )
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
+    sizes["frame"] = [60, 80]
     assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32"
     assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
     for name in ("wall_ms", "graph_ms"):
@@ -97,6 +100,8 @@ def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
         ("--views 0", "must be at least 1, is 0"),
         ("--iters 0", "--iters"),
         ("--precision int4", "--precision"),
+        ("--frame 480", "--frame"),
+        ("--frame 0x640", "--frame"),
     ],
 )
 def test_bad_sizes_are_told(given, told, capsys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pi_vla_ros.engine import (
@@ -18,6 +19,7 @@ from pi_vla_ros.engine import (
     PI0Request,
     PI05Args,
     PI05Request,
+    RuntimeConfig,
 )
 from pi_vla_ros.engine.fp8 import FP8
 from pi_vla_ros.model.geometry import PI0, PI05, Geometry, tiny
@@ -27,7 +29,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp8": FP8, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Case:
-    """views: cameras; prompt_len: tokens; chunk_size: actions; steps: of the flow; batch: robots.
+    """views: cameras; frame: (height, width) of theirs; prompt_len: tokens; chunk_size: actions; steps: of the flow;
+    batch: robots.
 
     checkpoint: folder of the weights, whose model and chunk then count; None: seeded random ones.
     tiny: a model of toy size, to try the commands with.
@@ -35,6 +38,7 @@ class Case:
 
     model: str = "pi05"
     views: int = 3
+    frame: tuple[int, int] = (224, 224)
     prompt_len: int = 48
     chunk_size: int = 50
     steps: int = 10
@@ -60,22 +64,27 @@ class Case:
             sizes["checkpoint_dir"] = self.checkpoint
         args = (PI0Args if self.model == "pi0" else PI05Args)(**sizes)
         threads = 1 if self.tiny else 0  # more only wait for each other over a toy model
-        config = EngineConfig(DeviceConfig(device.type, params_dtype=dtype, cpu_threads=threads))
+        placed = DeviceConfig(device.type, params_dtype=dtype, cpu_threads=threads)
+        config = EngineConfig(placed, RuntimeConfig(largest_frame=self.frame))
         return Engine(EngineArgs(self.model, args, config))
 
     def request(self, engine: Engine) -> PI0Request | PI05Request:
-        """Random images and prompts; of more cameras than `views`, the first are there."""
+        """Random camera frames and prompts; of more cameras than `views`, the first are there."""
         g, b, cameras = engine.geometry, self.batch, engine.cameras
         if not 1 <= self.views <= cameras or not 1 <= self.prompt_len <= g.prompt_len:
             raise ValueError(
                 f"--views {self.views} --prompt-len {self.prompt_len}: this model takes 1..{cameras} cameras and "
                 f"1..{g.prompt_len} tokens"
             )
-        rng = torch.Generator().manual_seed(0)
-        size = g.vision.image
+        rng, bytes_ = torch.Generator().manual_seed(0), np.random.default_rng(0)
+        absent = [None] * (cameras - self.views)
+        frames = [
+            [bytes_.integers(0, 256, (*self.frame, 3), dtype=np.uint8) for _ in range(self.views)] + absent
+            for _ in range(b)
+        ]
         fields = {
-            "pixel_values": torch.rand(b, cameras, 3, size, size, generator=rng) * 2 - 1,
-            "camera_mask": (torch.arange(cameras) < self.views).expand(b, -1).clone(),
+            "pixel_values": None,
+            "frames": frames,
             "input_ids": torch.randint(g.vocab, (b, self.prompt_len), generator=rng),
             "lang_lens": torch.full((b,), self.prompt_len),
             "noise": torch.randn(b, g.chunk, g.action_dim, generator=rng),

@@ -53,6 +53,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=("pi0", "pi05"), default="pi05")
     parser.add_argument("--checkpoint", type=Path, help="weights to run; random ones if absent")
     parser.add_argument("--views", type=int, default=3, help="cameras")
+    parser.add_argument("--frame", type=size, default=(224, 224), metavar="HxW", help="their size, 224x224; as bytes")
     parser.add_argument("--prompt-len", type=int, default=48, help="tokens")
     parser.add_argument("--chunk-size", type=int, default=50, help="actions in one answer (of random weights)")
     parser.add_argument("--steps", type=int, default=10, help="flow steps")
@@ -76,6 +77,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1, is {getattr(args, name)}")
     return args
+
+
+def size(text: str) -> tuple[int, int]:
+    """ "480x640" -> height and width"""
+    height, _, width = text.partition("x")
+    if min(int(height), int(width)) < 1:
+        raise ValueError
+    return int(height), int(width)
 
 
 def run(case: Case, args: argparse.Namespace, device: torch.device, command: str) -> int:
@@ -147,8 +156,10 @@ def set_up(case: Case) -> float:
 
 def in_new_processes(case: Case) -> dict[str, float]:
     """Set-up times of two processes that begin with the same, empty, kernel cache."""
-    given = [f"--{f.name.replace('_', '-')}={getattr(case, f.name)}" for f in fields(Case) if f.name != "tiny"]
-    given = [option for option in given if not option.endswith("=None")] + ["--tiny"] * case.tiny
+    values = {f.name.replace("_", "-"): getattr(case, f.name) for f in fields(Case)}
+    values["frame"] = "x".join(map(str, case.frame))
+    given = [f"--{name}={value}" for name, value in values.items() if name != "tiny" and value is not None]
+    given += ["--tiny"] * case.tiny
     with tempfile.TemporaryDirectory() as cache:
         caches = {"TRITON_CACHE_DIR": cache, "CUDA_CACHE_PATH": cache}
 
