@@ -28,16 +28,20 @@ FIELDS = 12
 @triton.jit
 def weighted(acc, weight, value, EXACT: tl.constexpr):
     if EXACT:
-        return acc + weight * value.to(tl.int32)
-    return acc + weight.to(tl.float32, bitcast=True) * value.to(tl.float32)
+        more = weight * value.to(tl.int32)
+    else:
+        more = weight.to(tl.float32, bitcast=True) * value.to(tl.float32)
+    return acc + more
 
 
 @triton.jit
 def level(acc, EXACT: tl.constexpr):
     """The sum of a pass as what is stored between and after them: a byte, or as it is."""
     if EXACT:
-        return ((acc + (1 << 21)) >> 22).to(tl.uint8)
-    return acc
+        stored = ((acc + (1 << 21)) >> 22).to(tl.uint8)
+    else:
+        stored = acc
+    return stored
 
 
 @triton.jit
