@@ -16,7 +16,7 @@ from launch_ros.actions import LifecycleNode, Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
-from pi_vla_ros.replay.online import without_tracking
+from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros.dds import shared_memory_profile
 
 SIMULATED = "sim"
@@ -154,7 +154,9 @@ def replay_launch() -> LaunchDescription:
 
 
 def _under_a_recording(context: LaunchContext) -> list:
-    robot, bag = (LaunchConfiguration(name).perform(context) for name in ("robot", "bag"))
+    from pi_vla_ros.replay.online import without_tracking  # with scipy: the other launch files do without
+
+    robot, urdf, bag = (LaunchConfiguration(n).perform(context) for n in ("robot", "robot_description", "bag"))
     if not bag:
         raise RuntimeError("replay.launch.py: bag:= is missing: the recording to play")
     player = Node(
@@ -177,5 +179,7 @@ def _under_a_recording(context: LaunchContext) -> list:
         on_exit=Shutdown(reason="the recording ended"),
     )
     model = "any" if LaunchConfiguration("checkpoint").perform(context) else "pi05"
+    twist = load_robot(robot, urdf).twist
+    aside = [SetRemap(twist.topic, "replay/twist")] if twist else []
     context.launch_configurations["robot"] = str(without_tracking(robot))
-    return [*_policy_node(context, model, simulated=robot == SIMULATED), player]
+    return [*aside, *_policy_node(context, model, simulated=robot == SIMULATED), player]
