@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not recordings:
             raise ValueError("nothing to replay: give --bag or --dataset")
         out.mkdir(parents=True, exist_ok=True)
-        summary = replay(_question(robot, args), recordings, out, args.jobs, console)
+        summary = replay(_question(robot, args), recordings, out, args.jobs, console, args.ray)
     except ValueError as error:
         parser.exit(2, f"replay: {error}\n")
     except OSError as error:
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-delays", action="store_true", help="do not also try delays of 0, 33, 66, 100 and 200 ms")
     add("--mcap", action="store_true", help="also write predictions as topics: bags/<recording>/predictions/*.mcap")
     add("--jobs", type=_count, default=1, help="processes, each with its own model (default 1)")
+    add("--ray", action="store_true", help="one worker per GPU of a Ray cluster (without GPUs: --jobs); needs ray")
     add("--seed", type=int, default=0, help="of the noise that every chunk starts from (default 0)")
     add("--noise-scale", type=_not_negative, default=1.0, help="1: as trained; 0: always the same answer (default 1)")
     add("--steps", type=_count, help="flow steps; default: the checkpoint's")

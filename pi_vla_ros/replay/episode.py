@@ -132,7 +132,7 @@ class Evaluation:
         for stage, took in chunk.stage_ms.items():
             log.stage_ms[stage].append(took)
         pictures = {slot: thumbnail(image) for slot, image in observation.images.items()}
-        self._errors.add(chunk, observation.state, pictures)
+        self._errors.add(chunk, self._robot.positions(observation.state), pictures)
         if self._bag:
             self._bag.predicted(chunk, self._due)
 

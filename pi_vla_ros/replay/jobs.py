@@ -28,6 +28,7 @@ from pi_vla_ros.replay.source import SourceError
 from pi_vla_ros.robot import RobotConfig
 
 Progress = Callable[[int, float], None]  # (recording's index, s of it that are done)
+Work = list[tuple[Path, Path]]  # (recording, folder of its results)
 POLL = 0.2  # s
 
 
@@ -52,6 +53,14 @@ class Worker:
             evaluation = Evaluation(source, q.robot, self.policy, self._scale, q.prompt, [q.delay, *q.delays], bag)
             store.save(place, evaluation.run(progress), 1e3 / q.robot.timing.inference_hz)
 
+    def attempt(self, recording: Path, folder: Path, progress: Callable[[float], None]) -> str | None:
+        """As `evaluate`, but what is wrong with the recording is returned. Raises OSError."""
+        try:
+            self.evaluate(recording, folder, progress)
+        except SourceError as error:
+            return str(error)
+        return None
+
     def close(self) -> None:
         self.policy.close()
 
@@ -68,24 +77,33 @@ def normalised_scale(checkpoint, robot: RobotConfig) -> np.ndarray:
 
 
 def evaluate_all(
-    question: Question, work: list[tuple[Path, Path]], jobs: int, progress: Progress
+    question: Question, work: Work, jobs: int, progress: Progress, on_ray: bool = False
 ) -> Iterator[tuple[int, str | None]]:
-    """work: (recording, its folder). Yields (index, None or what is wrong with it) as they are done.
+    """Yields (index, None or what is wrong with the recording) as they are done.
 
-    Processes share the GPUs. Raises ValueError when the checkpoint cannot be used, OSError when nothing can be
-    written any more.
+    jobs: processes, which share the GPUs; on_ray: as many as the Ray cluster has GPUs, without any: `jobs`. Raises
+    ValueError when the checkpoint cannot be used, OSError when nothing can be written any more.
     """
-    if jobs == 1 or len(work) <= 1:
+    if not on_ray and (jobs == 1 or len(work) <= 1):
         worker = Worker(question)
         try:
             for k, (recording, folder) in enumerate(work):
-                yield k, _attempt(worker, recording, folder, lambda done, k=k: progress(k, done))
+                yield k, worker.attempt(recording, folder, lambda done, k=k: progress(k, done))
         finally:
             worker.close()
         return
     wrong = mismatches(load_checkpoint(question.checkpoint), question.robot)  # told once, not by every process
     if wrong:
         raise ValueError("; ".join(wrong))
+    if on_ray:
+        from pi_vla_ros.replay.on_ray import evaluate_on_ray
+
+        yield from evaluate_on_ray(question, work, jobs, progress)
+    else:
+        yield from _evaluate_in_processes(question, work, jobs, progress)
+
+
+def _evaluate_in_processes(question: Question, work: Work, jobs: int, progress: Progress):
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     told, places, stop = context.Queue(), context.Queue(), context.Event()
     for k in range(jobs):
@@ -106,14 +124,6 @@ def evaluate_all(
             raise
 
 
-def _attempt(worker: Worker, recording: Path, folder: Path, progress: Callable[[float], None]) -> str | None:
-    try:
-        worker.evaluate(recording, folder, progress)
-    except SourceError as error:
-        return str(error)
-    return None
-
-
 def _drain(told, progress: Progress) -> None:
     try:
         while True:
@@ -132,7 +142,7 @@ def gpu_of(process: int, environment: dict[str, str], count: int) -> str | None:
     return given[process % count] if count else None
 
 
-class _Stopped(Exception):
+class Stopped(Exception):
     """The first process was interrupted: what is half done is dropped."""
 
 
@@ -148,7 +158,7 @@ def _start(question: Question, told, places, stop) -> None:
 def _evaluate(k: int, recording: Path, folder: Path) -> str | None:
     def tell(done: float) -> None:
         if _stop.is_set():
-            raise _Stopped
+            raise Stopped
         _told.put((k, done))
 
-    return _attempt(_worker, recording, folder, tell)
+    return _worker.attempt(recording, folder, tell)

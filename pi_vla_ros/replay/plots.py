@@ -29,7 +29,7 @@ def cameras(rows: Sequence[tuple[float, Mapping[str, np.ndarray]]], path: Path) 
             axis.imshow(views[slot])
             axis.set_title(f"{slot}   {time:.1f} s", fontsize=9)
             axis.axis("off")
-    _save(figure, path)
+    save(figure, path)
 
 
 def joints(robot: RobotConfig, commanded: tuple, measured: tuple, path: Path) -> None:
@@ -50,7 +50,7 @@ def joints(robot: RobotConfig, commanded: tuple, measured: tuple, path: Path) ->
     axes[0][0].legend(loc="upper right", fontsize=7)
     for axis in axes[-1]:
         axis.set_xlabel("s")
-    _save(figure, path)
+    save(figure, path)
 
 
 def latency(stages: Mapping[str, Sequence[float]], totals: Sequence[float], arrivals: np.ndarray, path: Path) -> None:
@@ -71,7 +71,7 @@ def latency(stages: Mapping[str, Sequence[float]], totals: Sequence[float], arri
         axis.set_title(f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms", fontsize=9)
         axis.set_xlabel("ms", fontsize=8)
         axis.tick_params(labelsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def predictions(robot: RobotConfig, curves: Mapping[str, np.ndarray], path: Path) -> None:
@@ -96,7 +96,7 @@ def predictions(robot: RobotConfig, curves: Mapping[str, np.ndarray], path: Path
     axes[0][0].plot([], [], "o-", color=PREDICTED, lw=0.6, ms=2.5, label="predicted (some)")
     axes[0][0].legend(loc="upper right", fontsize=7, ncols=3)
     axes[-1][0].set_xlabel("s")
-    _save(figure, path)
+    save(figure, path)
 
 
 def error_by_horizon(errors: Mapping, dt: float, path: Path) -> None:
@@ -115,7 +115,7 @@ def error_by_horizon(errors: Mapping, dt: float, path: Path) -> None:
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def latency_timeline(at: np.ndarray, total: np.ndarray, period_ms: float, path: Path) -> None:
@@ -132,7 +132,7 @@ def latency_timeline(at: np.ndarray, total: np.ndarray, period_ms: float, path: 
     right.set_ylabel("ms")
     for axis in (left, right):
         axis.grid(alpha=0.25)
-    _save(figure, path)
+    save(figure, path)
 
 
 def arrival_jitter(ages: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -147,7 +147,7 @@ def arrival_jitter(ages: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axis.set_xlabel("ms from stamp to arrival")
     axis.margins(y=0.3)
     axis.legend(fontsize=7, ncols=4)
-    _save(figure, path)
+    save(figure, path)
 
 
 def by_delay(rows: Sequence[Mapping], path: Path) -> None:
@@ -159,10 +159,10 @@ def by_delay(rows: Sequence[Mapping], path: Path) -> None:
     axis.set_ylabel("commanded against demonstrated,\nnormalised", fontsize=8)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

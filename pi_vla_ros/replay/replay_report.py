@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pi_vla_ros.replay import plots, store
+from pi_vla_ros.replay import plots, replay_plots, store
 from pi_vla_ros.replay.report import drawn, page, picture, table
 from pi_vla_ros.replay.verdict import kept_time
 from pi_vla_ros.robot import RobotConfig
@@ -18,13 +18,14 @@ from pi_vla_ros.robot import RobotConfig
 SHOWN = 8  # recordings drawn; the numbers have all
 
 
-def write_replay_report(path: Path, robot: RobotConfig, summary: dict, folders: list[Path]) -> None:
-    """One HTML file that needs nothing else. folders: of the recordings, in the order of summary["episodes"]."""
+def write_replay_report(path: Path, robot: RobotConfig, summary: dict, rows: list[dict], folders: list[Path]) -> None:
+    """One HTML file that needs nothing else. rows: of `error_rows`; folders: of the recordings, as in the summary."""
     episodes = list(zip(summary["episodes"], folders, strict=True))
     body = [*_verdict(summary, kept_time(_all_timing(robot, folders))), *_overview(summary)]
     body += ["<h2>Error by joint</h2>", _joints(summary)]
     horizon = drawn(lambda p: plots.error_by_horizon(summary["errors"], summary["dt_s"], p))
-    body += ["<h2>Error by horizon</h2>", horizon]
+    by_joint = drawn(lambda p: replay_plots.error_by_joint(rows, p))
+    body += ["<h2>Error by horizon</h2>", horizon, "<h3>By joint, rad or m</h3>", by_joint]
     for episode, folder in episodes[:SHOWN]:
         body += _episode(robot, episode, folder)
     if len(episodes) > SHOWN:
@@ -85,9 +86,13 @@ def _joints(summary: dict) -> str:
     for name, e in summary["errors"]["joints"].items():
         mae, low, high = (e["mae"][k] for k in ("mean", "low", "high"))
         between = "one recording" if low is None else f"{low:.3g} to {high:.3g}"
-        others = (e[k]["mean"] for k in ("mse", "standing_still_mae", "normalised_mae"))
-        rows.append((name, mae, between, *others))
-    return table(rows, ("joint", "mean abs. error", "95 %", "mean sq. error", "standing still", "normalised"))
+        others = (e[k]["mean"] for k in ("mse", "standing_still_mae", "normalised_mae", "normalised_mse"))
+        changes = [
+            c for episode in summary["episodes"] if (c := episode["change_between_predictions"][name]) is not None
+        ]
+        rows.append((name, mae, between, *others, float(np.mean(changes)) if changes else ""))
+    heads = ("joint", "mean abs. error", "95 %", "mean sq. error", "standing still", "normalised", "normalised sq.")
+    return table(rows, (*heads, "change between predictions"))
 
 
 def _episode(robot: RobotConfig, episode: dict, folder: Path):
@@ -97,12 +102,32 @@ def _episode(robot: RobotConfig, episode: dict, folder: Path):
     late = {slot: c.get("late_ms", {}) for slot, c in episode["cameras"].items()}
     yield f"<h2>{html.escape(episode['recording'])}</h2><p>prompt: {html.escape(episode['prompt'])}</p>"
     yield "<h3>Predicted and demonstrated</h3>" + drawn(lambda p: plots.predictions(robot, arrays, p))
+    yield "<h3>Motion</h3>" + _joins(episode) + _motion(episode)
     yield "<h3>Worst moments</h3>" + "".join(_moments(episode, folder))
     yield "<h3>Latency, as measured on this machine</h3>"
     yield drawn(lambda p: plots.latency_timeline(timing["at"], timing["total"], period, p)) + _stages(timing, period)
     yield "<h3>If inference took longer</h3>"
     yield drawn(lambda p: plots.by_delay(episode["by_delay"], p)) + _delays(episode)
     yield "<h3>Jitter of the cameras</h3>" + drawn(lambda p: plots.arrival_jitter(late, p)) + _cameras(episode)
+
+
+def _joins(episode: dict) -> str:
+    """What the arm would have felt without stitching, and what it feels."""
+    joins, names = episode["joins"], (("position_step", "position, rad or m"), ("velocity_step", "velocity, per s"))
+    rows = [
+        (f"{words}, {how}", *(joins[f"{key}{suffix}"].get(k, "") for k in ("p50", "p95", "p99", "max")))
+        for key, words in names
+        for suffix, how in (("_unstitched", "chunk followed at once"), ("", "as joined"))
+    ]
+    return table(rows, (f"step at {joins['count']} joins", "p50", "p95", "p99", "max"))
+
+
+def _motion(episode: dict) -> str:
+    rows = [(n, j["rms"], j["max"], episode["travelled"][n]) for n, j in episode["jerk"].items()]
+    clips = ", ".join(f"{limit} {count}" for limit, count in episode["clips"].items())
+    states = ", ".join(f"{state} {seconds:.3g} s" for state, seconds in episode["state_s"].items())
+    heads = ("joint", "jerk rms, per s³", "jerk max", "travelled")
+    return table(rows, heads) + f"<p>Points that a limit cut: {clips}. Time in each state: {states}.</p>"
 
 
 def _moments(episode: dict, folder: Path):

@@ -21,7 +21,9 @@ from pi_vla_ros.replay.source import NANO, SourceError
 from pi_vla_ros.replay.verdict import verdict
 
 
-def replay(question: Question, recordings: list[Path], out: Path, jobs: int, console: Console) -> dict:
+def replay(
+    question: Question, recordings: list[Path], out: Path, jobs: int, console: Console, on_ray: bool = False
+) -> dict:
     """The summary that is in `out`/summary.json. Recordings that cannot be used are told and left out.
 
     Raises ValueError when the checkpoint does not fit or no recording is left, OSError when `out` cannot be written.
@@ -47,7 +49,7 @@ def replay(question: Question, recordings: list[Path], out: Path, jobs: int, con
             at[k] = done
             bar.update(task, completed=sum(at.values()))
 
-        for k, reason in evaluate_all(question, open_ones, jobs, progress) if open_ones else ():
+        for k, reason in evaluate_all(question, open_ones, jobs, progress, on_ray) if open_ones else ():
             progress(k, lengths[open_ones[k][0]])
             if reason:
                 failed[open_ones[k][0]] = _told(console, reason)
@@ -80,7 +82,8 @@ def _write(question: Question, folders: list[Path], failed: dict[Path, str], out
     summary = {"verdict": verdict(summary, question.robot)} | summary
     timing = [store.timing_summary(_timing(f), 1e3 / question.robot.timing.inference_hz) for f in folders]
     dt = summary["dt_s"]
-    tables.write_csv(out / "metrics.csv", error_rows(sums, names, scale, dt))
+    rows = error_rows(sums, names, scale, dt)
+    tables.write_csv(out / "metrics.csv", rows)
     each = [
         {"recording": e["recording"]} | row
         for e, s in zip(episodes, loaded, strict=True)
@@ -89,7 +92,7 @@ def _write(question: Question, folders: list[Path], failed: dict[Path, str], out
     tables.write_parquet(out / "metrics.parquet", each)
     store.write_json(out / "timing.json", {e["recording"]: t for e, t in zip(episodes, timing, strict=True)})
     store.write_json(out / "summary.json", summary)
-    write_replay_report(out / "report.html", question.robot, summary, folders)
+    write_replay_report(out / "report.html", question.robot, summary, rows, folders)
     return summary
 
 
