@@ -50,7 +50,7 @@ class PolicyOptions:
     noise_scale: 1 samples as the model was trained; less makes the answers calmer, 0 always the same.
     steps:       flow steps, 1..50; None takes the checkpoint's. Fewer are faster and coarser.
     seed:        of the noise; None draws on from one chunk to the next, a number gives every chunk the same noise,
-                 which keeps consecutive chunks alike.
+                 which keeps consecutive chunks alike (another noise on a GPU than on a CPU: engine/noise.py).
     tokenizer:   file or folder, where the checkpoint has none (openpi's have not).
     resize:      how frames become the model's size; None: as the checkpoint was trained.
     """

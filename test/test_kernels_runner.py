@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 
 import triton
 
+from pi_vla_ros.engine.fused.exact_vision import ExactVision
 from pi_vla_ros.engine.fused.runner import FusedRunner
 from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.kernels.noise import draw
@@ -151,3 +152,16 @@ def test_frames_are_resized_in_the_graph():
     torch.testing.assert_close(runner.run(r), want, atol=1e-5, rtol=0)
     r.pixel_values = frames
     torch.testing.assert_close(runner.run(r), want, atol=1e-2, rtol=0)
+
+
+def test_vision_that_stays_pytorch():
+    """A tower in a higher precision than the layers: here fp64, so that it shows."""
+    geometry = tiny("pi0", chunk=5, prompt_len=24, **LITTLE)
+    model = random_model(geometry)
+    r = request(geometry, 2, 2, [[True, False], [True, True]])
+    plain = FusedRunner(copy.deepcopy(model), cameras=2, max_batch=2, steps=1).run(r)
+    model.vision.double()
+    model.projector.double()
+    runner = FusedRunner(model, cameras=2, max_batch=2, steps=1)
+    assert isinstance(runner.vision, ExactVision)
+    torch.testing.assert_close(runner.run(r), plain, atol=1e-4, rtol=0)

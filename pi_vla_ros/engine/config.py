@@ -53,8 +53,8 @@ class DeviceConfig:
 @dataclass(frozen=True)
 class RuntimeConfig:
     """use_cuda_graph: replay captured graphs; False runs the PyTorch model eagerly (slow, for debugging).
-    fused:          our kernels in the graphs, where everything is bf16; False captures the PyTorch model, as do fp32
-                    and fp8 layers.
+    fused:          our kernels in the graphs, where the layers are bf16 (the vision tower may be fp32); False captures
+                    the PyTorch model, as do fp32 and fp8 layers.
     rtc:            real-time chunking that requests may ask for: "guided" works with every checkpoint, "trained" with
                     those trained for it (π0.5). A request that asks for none costs what it costs without.
     resize:         how a request's camera frames become the model's size (processing/images.py); None: as the

@@ -58,8 +58,9 @@ class Engine:
         self._rtc = config.runtime.rtc
         self._max_delay = self._trained_delay(wanted)
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
-        all_bf16 = {device.params_dtype, wanted.vision_params_dtype or device.params_dtype} == {torch.bfloat16}
-        self.fused = captured and all_bf16 and config.runtime.fused
+        vision = wanted.vision_params_dtype or device.params_dtype
+        ours = device.params_dtype == torch.bfloat16 and vision in (torch.bfloat16, torch.float32)
+        self.fused = captured and ours and config.runtime.fused
         self._resize = config.runtime.resize or (self.checkpoint.resize if self.checkpoint else "pil")
         self._largest_frame = config.runtime.largest_frame
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)

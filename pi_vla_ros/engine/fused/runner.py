@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.engine.fused.arena import Arena
+from pi_vla_ros.engine.fused.exact_vision import ExactVision
 from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
@@ -49,7 +50,10 @@ class FusedRunner:
         with torch.no_grad():
             # a graph's own keys and values end within `longest` + suffix; attention reads whole blocks but masks them
             key_rows = longest + g.suffix
-            self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
+            if model.projector.weight.dtype == dtype:
+                self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
+            else:
+                self.vision = ExactVision(model)
             self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)
             self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope, rtc)
         size, images = g.vision.image, max_batch * cameras
@@ -60,7 +64,7 @@ class FusedRunner:
         self.captured = True  # False: kernel by kernel, for profilers
         self._events = None
         if self._cuda:
-            self._stream = torch.cuda.Stream(device)
+            self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
             self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
 
@@ -163,7 +167,7 @@ class FusedRunner:
                 self._launch(*key)  # compiles
                 self._stream.synchronize()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=self._stream):
+                with torch.cuda.graph(graph, stream=self._stream, pool=self._pool):
                     self._launch(*key, mark=lambda i: self._events[i].record())
             self._graphs[key] = graph
         return self._graphs[key].replay
