@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 import yaml
-from replay_rig import BEGIN, SLOTS, Knows, messages, motion, text, write_bag
+from replay_rig import BEGIN, SLOTS, TYPES, Knows, array, messages, motion, text, write_bag
+from rosbags.rosbag2 import Reader
 
 from pi_vla_ros.cli.replay import main
 from pi_vla_ros.replay.bags import BagSource
@@ -18,6 +19,7 @@ from pi_vla_ros.replay.jobs import gpu_of
 from pi_vla_ros.replay.source import SourceError
 from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import Replay
+from pi_vla_ros.types import seconds
 
 DT = 0.1  # s, robot 'sim'
 
@@ -199,6 +201,85 @@ def test_a_bad_bag_does_not_stop_the_others(tiny_checkpoint, bags, tmp_path, cap
         replay(tiny_checkpoint(), [tmp_path / "broken.mcap"], tmp_path / "none")
     assert ended.value.code == 2 and "no recording could be evaluated" in capsys.readouterr().err
     assert not (tmp_path / "none" / "summary.json").exists()
+
+
+def test_predictions_as_topics(tiny_checkpoint, bags, tmp_path, sim_robot):
+    assert replay(tiny_checkpoint(), [bags / "episode_0"], tmp_path / "out", "--mcap", "--no-delays") == 0
+    (bag,) = (tmp_path / "out").glob("bags/*/predictions")
+    summary = json.loads((bag.parent / "summary.json").read_text())
+    with Reader(bag) as reader:
+        rows = [(c.topic, t, TYPES.deserialize_cdr(data, c.msgtype)) for c, t, data in reader.messages()]
+    predicted = [(t, m) for topic, t, m in rows if topic == "/replay/predicted"]
+    assert len(predicted) == summary["inferences"] > 20
+    first = predicted[0][1]
+    assert first.joint_names == sim_robot.joint_names and len(first.points) == 50
+    assert first.points[3].time_from_start.nanosec == 300_000_000 and BEGIN <= predicted[0][0] < BEGIN + 10**9
+    demonstrated = [(seconds(m.header.stamp), m.position) for topic, _, m in rows if topic == "/replay/demonstrated"]
+    times, positions = (np.array(x) for x in zip(*demonstrated, strict=True))
+    late = times > BEGIN * 1e-9 + 0.2
+    np.testing.assert_allclose(positions[late], motion(times[late] - BEGIN * 1e-9), atol=2e-3)
+
+
+def test_rows_for_analysis(first):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    rows = parquet.read_table(first / "metrics.parquet").to_pylist()
+    assert len(rows) == 2 * 8 * 50
+    of = [r for r in rows if r["joint"] == "joint2" and r["step"] == 4]
+    pooled = sum(r["mae"] * r["count"] for r in of) / sum(r["count"] for r in of)
+    line = next(x for x in (first / "metrics.csv").read_text().splitlines() if x.startswith("joint2,4,"))
+    assert float(line.split(",")[4]) == pytest.approx(pooled, rel=1e-5)
+
+
+def cut(bag, share):
+    file = next(p for p in bag.iterdir() if p.suffix == ".mcap")
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+
+def test_every_kind_of_bad_bag_beside_a_good_one(tiny_checkpoint, sim_robot, tmp_path, capsys):
+    names = sim_robot.joint_names
+    rows = messages(names, 1.5, "joint_trajectory")
+    folder = tmp_path / "bags"
+    folder.mkdir()
+    write_bag(folder / "good", rows)
+    cut(write_bag(folder / "truncated", rows), 0.7)
+    (folder / "empty.mcap").write_bytes(b"")
+    write_bag(folder / "no_message", [], counts=[("/joint_states", "sensor_msgs/msg/JointState")])
+    write_bag(folder / "one_message", rows[:1])
+    write_bag(folder / "no_camera", [r for r in rows if r[0] != "/cameras/left_wrist/image_raw"])
+    write_bag(folder / "no_commands", [r for r in rows if r[0] != "/joint_trajectory"])
+    kind = "std_msgs/msg/Float64MultiArray"
+    wrong = [(t, kind, at, array(np.zeros(8))) if t == "/joint_states" else (t, k, at, m) for t, k, at, m in rows]
+    write_bag(folder / "wrong_type", wrong)
+    other = messages([f"other{n}" for n in names], 1.5, "joint_trajectory")
+    write_bag(folder / "other_joints", [r if r[0].startswith("/cam") else o for r, o in zip(rows, other, strict=True)])
+    late = [r for r in rows if r[0] != "/cameras/right_wrist/image_raw" or r[2] > BEGIN + 10**9]
+    write_bag(folder / "camera_starts_late", late)
+    turned = [(t, k, rows[-1 - i][2], m) if 40 < i < 60 else (t, k, at, m) for i, (t, k, at, m) in enumerate(rows)]
+    write_bag(folder / "out_of_order", turned)
+    assert replay(tiny_checkpoint(), [folder], tmp_path / "out", "--no-delays") == 1
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    used = [e["recording"].rpartition("/")[2] for e in summary["episodes"]]
+    assert used == ["camera_starts_late", "good", "out_of_order"]
+    reasons = {path.rpartition("/")[2]: reason for path, reason in summary["failed"].items()}
+    words = {
+        "truncated": "truncated, or still being recorded",
+        "empty.mcap": "cannot be opened",
+        "no_message": "holds no message",
+        "one_message": "no messages on /",
+        "no_camera": "no messages on /cameras/left_wrist/image_raw (camera left_wrist_0_rgb, sensor_msgs/msg/Image)",
+        "no_commands": "no commands: neither joint_trajectory nor commands is in the bag, which has /cameras/base",
+        "wrong_type": "/joint_states (joint states) is std_msgs/msg/Float64MultiArray",
+        "other_joints": "joint_trajectory lacks joint1",
+    }
+    assert set(reasons) == set(words)
+    told = capsys.readouterr().out.replace("\n", "")
+    for name, expected in words.items():
+        assert expected in reasons[name] and str(folder / name) in reasons[name] and reasons[name] in told
+    late = next(e for e in summary["episodes"] if e["recording"].endswith("late"))
+    assert late["drops"]["camera_missing"] > 20
+    assert not list((tmp_path / "out").rglob("*.part"))
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert all(str(folder / name) in report for name in words)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tiny_checkpoint, bags, tmp_path, capsys, monkeypatch):
