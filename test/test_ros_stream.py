@@ -28,6 +28,7 @@ from sensor_msgs.msg import JointState
 
 from pi_vla_ros.control.board import TrajectoryBoard
 from pi_vla_ros.control.guard import Guard
+from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros.commands import TYPES, JointCommand, joint_positions
@@ -235,22 +236,49 @@ def test_the_core_it_runs_on(cpu, capfd):
         assert said.count("output.cpu: core 4095 is not there or not allowed") == 1
 
 
-def test_it_ends_on_a_clock_that_stands_still_ends_all_the_same():
-    class Nowhere:
-        ahead, halted, sent = 0.0, 0, 0
+class Nowhere:
+    """An output that keeps velocities; the board is asked to close at the tenth command."""
 
-        def send(self, now, positions, velocities):
-            self.sent += 1
-            if self.sent == 10:
-                board.ask_to_close()
+    ahead = 0.0
 
-        def halt(self, now):
-            self.halted += 1
+    def __init__(self, board):
+        self.board, self.sent, self.halted = board, [], 0
 
-    board, output = TrajectoryBoard(1), Nowhere()
+    def send(self, now, positions, velocities):
+        self.sent.append(velocities.copy())
+        if len(self.sent) == 10:
+            self.board.ask_to_close()
+
+    def halt(self, now):
+        self.halted += 1
+
+
+@pytest.mark.parametrize("set_to", [5.1, 50.0])
+def test_it_ends_on_a_clock_that_stands_still_and_at_rest_on_one_that_was_set(set_to):
+    """The clock stands at 5.1 s, in the middle of a motion; or it is set far beyond its end, and the final limiter
+    leads there."""
+    board = TrajectoryBoard(1)
+    output = Nowhere(board)
     board.play(True)
-    plan = smooth(np.zeros(1), np.ones(1), 0.2, 5.0)
+    plan = smooth(np.zeros(1), np.ones(1), 1.0, 4.6)
     board.write(plan, plan.last)
-    play(board, HZ, os.getppid(), lambda: 5.1, time.monotonic, output, Guard(boundless(1)))
-    assert 10 < output.sent < 1000 and output.halted == 1
+    one, begin, times = np.ones(1), time.monotonic(), []
+    limits = Limits(-9 * one, 9 * one, 3 * one, 10 * one, 200 * one)
+
+    def now():
+        if len(output.sent) >= 10:
+            return set_to
+        return 5.0 + min(0.1, time.monotonic() - begin)
+
+    def steady():
+        times.append(time.monotonic())
+        return times[-1]
+
+    play(board, HZ, os.getppid(), now, steady, output, Guard(limits))
+    assert 10 < len(output.sent) < 1000 and output.halted == 1
+    speeds = np.array(output.sent)[:, 0]
+    assert speeds[:10].max() > 1.0
+    if set_to > plan.end:
+        assert speeds[-1] == 0.0
+        assert (np.abs(np.diff(speeds)) <= 10 * np.diff(times) * 1.05 + 1e-3).all()  # braked, not cut off
     board.close()

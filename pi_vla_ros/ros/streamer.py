@@ -108,13 +108,14 @@ def play(board: TrajectoryBoard, hz: float, parent: int, now, steady, output: Ou
     pacer, player = Pacer(hz), Player(board, guard)
     intervals = Intervals(keep=math.ceil(10 * hz))
     report = math.ceil(hz / 2)  # ticks between two reports of the intervals
-    tick, speaking, latest = 0, False, None
+    tick, speaking, moving, latest = 0, False, False, None
     while True:
         pacer.wait()
         at = now()
         if board.closing or os.getppid() != parent:
             latest = latest or time.monotonic() + player.remaining(at) + LINGER + PATIENCE
-            if player.remaining(at - LINGER) == 0 or time.monotonic() > latest:
+            rests = player.remaining(at - LINGER) == 0 and not moving  # the guard may still be on its way there
+            if rests or time.monotonic() > latest:
                 break
         command = player.command(at + output.ahead, steady())
         if command is not None:
@@ -124,6 +125,7 @@ def play(board: TrajectoryBoard, hz: float, parent: int, now, steady, output: Ou
             output.halt(at)
             intervals.pause()
         speaking = command is not None
+        moving = speaking and bool(command[1].any())
         tick += 1
         board.tick(time.monotonic(), speaking, guard.bridged)
         if tick % report == 0:
