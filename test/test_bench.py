@@ -14,7 +14,7 @@ from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
 from pi_vla_ros.bench.measure import NotRepeatable, Subject, quantile
 from pi_vla_ros.bench.report import grid
-from pi_vla_ros.bench.trace import choices, ran
+from pi_vla_ros.bench.trace import choices, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
 from pi_vla_ros.model.geometry import PI0, PI05
 
@@ -125,7 +125,7 @@ def test_set_up_in_new_processes():
 
 
 def event(category, name, ts, dur, tid=1, **args):
-    return {"ph": "X", "cat": category, "name": name, "ts": ts, "dur": dur, "tid": tid, "args": args}
+    return {"ph": "X", "cat": category, "name": name, "ts": ts, "dur": dur, "pid": 0, "tid": tid, "args": args}
 
 
 def test_kernels_are_found_under_their_phase_and_product():
@@ -153,11 +153,19 @@ def test_kernels_are_found_under_their_phase_and_product():
         event("kernel", "pytorch_flash::flash_fwd_kernel", 66, 2.0, tid=7, correlation=6),
         {"ph": "f", "cat": "ac2g", "name": "ac2g", "ts": 12},
     ]
-    told = [(r.phase, r.product, r.maker, r.calls, r.us) for r in ran(events)]
+    found = list(launched(events))
+    told = [(r.phase, r.product, r.maker, r.calls, r.us) for r in ran(found)]
     assert told == [
         ("vision", "addmm 4x8 8x16", "cuBLAS", 2, 8.0),
         ("vision", "linear 4x8 16x8 4x16", "Triton", 1, 6.0),
         ("expert_step", "scaled_dot_product_attention 1x2x3x4", "SDPA", 1, 2.0),
         ("expert_step", "stray", "PyTorch", 1, 1.0),
     ]
-    assert "cuBLAS" in choices(ran(events)) and "4.0  addmm 4x8 8x16 -> nvjet_tst" in choices(ran(events))
+    assert "4.0  addmm 4x8 8x16 -> nvjet_tst" in choices(ran(found))
+    spans = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in on_gpu(found)}
+    assert spans == {"vision": (40, 56), "expert": (60, 68), "expert_step": (60, 68)}
+
+
+def test_makers_of_our_own_kernels():
+    assert maker("anything", "flow_loop") == "CUDA" and maker("anything", "qkv_kernel") == "Triton"
+    assert maker("anything", "pytorch_kernel") == "PyTorch"

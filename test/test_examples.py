@@ -46,15 +46,13 @@ def test_a_wrong_robot_fails(part, monkeypatch, capsys):
     step = Engine.step
 
     def wrong(engine, request):
-        engines.append(engine)
         actions = step(engine, request).clone()
         if part == "the fp32 reference":
-            return actions * (1.01 if engine is engines[0] else 1.0)
+            return actions * 1.01
         if len(actions) == 4:
             actions[2] *= 1.01
         return actions
 
-    engines = []
     monkeypatch.setattr(Engine, "step", wrong)
     monkeypatch.setattr(common, "TIMED", 2)
     threads = torch.get_num_threads()

@@ -107,3 +107,4 @@ def poison(runner) -> None:
         e._mlp,
     ):
         buffer.fill_(float("nan"))
+    torch.cuda.synchronize()  # the runner has a stream of its own

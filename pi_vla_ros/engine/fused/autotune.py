@@ -19,6 +19,7 @@ import torch
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning import AttentionTile, Tuning
 from pi_vla_ros.kernels.common import chained
+from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.linear import Tile
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.pi import PiModel, parameter_dtype
@@ -84,9 +85,13 @@ MORE_ROBOTS = {  # several tiles of rows: wider ones, which read the weights les
 }  # fmt: skip
 
 
-def candidates(robots: int) -> dict[str, dict[str, list]]:
-    """stage -> field of the Tuning -> what it may be."""
-    return {"vision": VISION, "prefix": PREFIX, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
+IN_CUDA = ("prefix_qkv", "prefix_out")  # where kernels/hopper_linear.cu runs, these tiles are not used
+
+
+def candidates(robots: int, cuda: bool) -> dict[str, dict[str, list]]:
+    """stage -> field of the Tuning -> what it may be. cuda: whether the kernels in CUDA run."""
+    prefix = {name: tiles for name, tiles in PREFIX.items() if not (cuda and name in IN_CUDA)}
+    return {"vision": VISION, "prefix": prefix, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
 
 
 def blank_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> PiModel:
@@ -118,7 +123,8 @@ class Bench:
         self._images = torch.rand(robots * cameras, 3, g.vision.image, g.vision.image, device=device) * 2 - 1
         self._tokens = torch.randint(g.vocab, (robots, prompt), device=device)
         self._lengths = torch.full((robots,), longest, device=device, dtype=torch.int32)
-        self._x_t = torch.randn(robots * g.chunk, g.action_dim, device=device)
+        self._noise = torch.randn(robots * g.chunk, g.action_dim, device=device)
+        self._x_t = self._noise.clone()
         self._state = torch.randn(robots, g.action_dim, device=device)
 
     def launch(self, stage: str) -> None:
@@ -128,6 +134,7 @@ class Bench:
         elif stage == "prefix":
             p.launch(self._tokens, self._seen, self._prompt, self._lengths)
         else:
+            self._x_t.copy_(self._noise)  # or it would grow from replay to replay
             self.expert.launch(
                 self._x_t, self._robots, self._seen + self._prompt, self._lengths, p.keys, p.values, p.rope, self._state
             )
@@ -181,7 +188,6 @@ class Search:
     prompt: int
     cameras: int
     robots: int
-    stages: tuple[str, ...] = STAGES
 
     def bench(self, geometry: Geometry, device: torch.device) -> Bench:
         model = blank_model(geometry, device, torch.bfloat16)
@@ -189,8 +195,9 @@ class Search:
         return Bench(model, separate, self.prompt, self.cameras, self.robots)
 
     def choices(self) -> Iterator[tuple[str, str, list]]:
-        for stage in self.stages:
-            for name, tiles in candidates(self.robots)[stage].items():
+        cuda = torch.cuda.is_available() and available(torch.device("cuda"))
+        for stage, fields in candidates(self.robots, cuda).items():
+            for name, tiles in fields.items():
                 yield stage, name, tiles
 
 

@@ -67,6 +67,7 @@ class FusedRunner:
             self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
             self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            torch.cuda.synchronize(device)  # the weights were packed on another stream
 
     def prepare(self, batch: int, cameras: int, prompt: int) -> None:
         """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""

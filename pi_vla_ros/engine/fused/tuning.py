@@ -65,6 +65,15 @@ SHIPPED: dict[tuple[str, int], Tuning] = {
         expert_out=Tile(64, 32, 256, 4, 4, split=2),
         expert_down=Tile(64, 32, 256, 3, 4, split=4),
     ),
+    ("NVIDIA H200", 4): Tuning(
+        vision_attention=AttentionTile(64, 64, 3, 4),
+        prefix_attention=AttentionTile(128, 64, 2, 8),
+        expert_qkv=Tile(64, 64, 64, 6, 4),
+        expert_attention=AttentionTile(128, 64, 1, 8, 2),
+        expert_out=Tile(64, 64, 128, 4, 4, split=2),
+        expert_up=Tile(128, 128, 64, 4, 8),
+        expert_down=Tile(64, 64, 128, 4, 4, split=2),
+    ),
 }
 
 
