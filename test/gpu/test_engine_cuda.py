@@ -154,7 +154,7 @@ def test_fp8_is_near(model):
     with engine(model, "cpu") as cpu:
         bf16 = engine(model, "cuda", dtype=torch.bfloat16)
         same_weights(cpu._runner._model, bf16._runner._model)
-        runner = type(bf16._runner)(to_fp8(bf16._runner._model), cameras=3, max_batch=3, steps=10)
+        runner = type(bf16._runner)(to_fp8(bf16._runner._model), cameras=3, max_batch=3, steps=10, rtc="guided")
         bf16._runner = runner
         for seed in range(4):
             r = request(model, 3, seed)
