@@ -23,10 +23,10 @@ constexpr int R_STRIDE = 72;                  // floats; keeps accumulator store
 constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
 
 struct Params {
-  const char *weights, *mix;
+  const char *weights[LAYERS], *mix;
   char *h, *q, *att, *act, *mixed;
   float *part, *ml, *opart, *dpart, *ss, *xg;
-  const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering;
+  const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
   u32 *counters;
   long long chunks, steps, tokens;
 };
@@ -62,7 +62,9 @@ struct Ring {  // where a warp is in the endless stream of slots
   __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
 };
 
-extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks) {
+extern "C" __global__ void __launch_bounds__(384, 1)
+flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
+          const float *target, const float *weights, const float *most) {  // guidance: [H, 32], [H], [1], or nothing
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   char *a_tile = base;                 // activations of the phase; once they are used, partial results
@@ -104,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
     for (int step = 0, L = 0; step < steps; step++) {
       if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * SLOT, SLOT);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
-        const char *w = p.weights + ((long long)layer * CTAS + cta) * LAYER_BYTES;
+        const char *w = p.weights[layer] + (long long)cta * LAYER_BYTES;
         if (cta < QKV_CTAS) for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
         w += 8 * QKV_SLOT;
         for (int chunk = column; chunk * 64 < total; chunk += SPLITS) {
@@ -275,7 +277,16 @@ extern "C" __global__ void __launch_bounds__(384, 1) flow_loop(const Params *par
         }
 #pragma unroll
         for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
-        if (lane == 0) moved[a] += sum * small[0] + p.leave_b[(step - 1) * 32 + a];
+        if (lane == 0) small[16 + a] = sum * small[0] + p.leave_b[(step - 1) * 32 + a];
+      }
+      consumers_sync();
+      if (tid < 32) {
+        float move = small[16 + tid];
+        if (target) {  // towards the previous chunk: model/rtc.py, with move = −v / steps, time = (steps − step + 1) / steps
+          const float pull = fminf(p.strength[step - 1], *most) / steps * weights[cta];
+          move += pull * (target[cta * 32 + tid] - (moved[tid] + (steps - step + 1) * move));
+        }
+        moved[tid] += move;
       }
       consumers_sync();
     }

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole flow loop of one robot as one kernel (flow_loop.cu, sm_90a, compiled at set-up by NVRTC). It equals
 
-    def flow_loop_reference(model, prefix, x_t, state, steps):
-        return model.flow.sample(model, prefix, x_t, state, steps)
+    def flow_loop_reference(model, prefix, x_t, state, steps, guidance):
+        return model.flow.sample(model, prefix, x_t, state, steps, guidance)
 
 Custom CUDA, because Triton has no way to ask for weights ahead of a wait across phases: six chained Triton kernels a
 layer took 37 µs on an H200, this kernel's record is in docs/engine/. The Triton stages do all other sizes and GPUs.
@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, mma
+from pi_vla_ros.model.flow import times
+from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc_schedule import strength
 
 CTAS, QKV_CTAS, QKV_ROWS, SLOT = 128, 107, 24, 8192
-LAYER_ELEMENTS = 8 * 2 * QKV_ROWS * 64 + 28 * SLOT // 2  # of a program
 COUNTERS = 128
 
 
@@ -55,9 +57,8 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     first = torch.cat([first, first.new_zeros(CTAS - QKV_CTAS, first.shape[1])])
     # a thread of the tensor core's result holds rows 2q, 2q + 1 of every 8: let these be gate and up of 4 neighbours
     up = up.unflatten(0, (-1, 4, 4, 2)).transpose(1, 2).flatten(0, 3)
-    return torch.cat(
-        [first, by_program(tiles(out, 64), 8), tiles(up, 64).flatten(1), by_program(tiles(down, 64), 8)], 1
-    )
+    out, down = (by_program(tiles(w, 64), 8) for w in (out, down))
+    return torch.cat([first, out, tiles(up, 64).flatten(1), down], 1)
 
 
 class FlowLoop:
@@ -92,25 +93,28 @@ class FlowLoop:
             scale = torch.stack([*(m.scale for m in flat), torch.zeros_like(flat[0].scale)])
             gate = torch.stack([m.gate for m in flat])
             shift_qkv, shift_up = (torch.stack([m.shift for m in flat[i::2]]) for i in range(2))
-        weights = torch.empty(len(layers), CTAS, LAYER_ELEMENTS, **bf16)
-        for packed, w in zip(weights, layers, strict=True):
-            packed.copy_(packed_layer(w.qkv, w.out, w.up, w.down))
+        weights = []
+        for w in layers:  # one by one: the memory of a layer is the next one's
+            weights.append(packed_layer(w.qkv, w.out, w.up, w.down))
             if not keep:
                 w.qkv = w.out = w.up = w.down = None
         self._keep = [  # in the order of struct Params
-            weights,
+            *weights,
             none if mix is None else by_program(tiles(mix.to(torch.bfloat16), 64), 8).contiguous(),
             *(torch.zeros(n * block, **bf16) for n in (16, 32, 32, 64, 16)),  # h, q, att, act, mixed
             torch.zeros(8 * self._chunks, 64, 256, **f32), torch.zeros(8 * self._chunks, 64, 2, **f32),  # part, ml
-            torch.zeros(CTAS, 64, 64, **f32), torch.zeros(CTAS, 64, 64, **f32),  # opart, dpart
+            *(torch.zeros(CTAS, 64, 64, **f32) for _ in range(2)),  # opart, dpart
             torch.zeros(64, CTAS, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
             shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
-            none if entering is None else entering, self._counters,
+            none if entering is None else entering,
+            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters,
         ]  # fmt: skip
         sizes = [self._chunks, steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
-    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor) -> None:
-        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks."""
+    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, guidance: Guidance | None) -> None:
+        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks;
+        guidance: tensors on the device, the first robot's are read at every run."""
         self._counters.zero_()
-        self._kernel(CTAS, 384, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256)])
+        asked = (guidance.target, guidance.weights, guidance.most) if guidance else (None, None, None)
+        self._kernel(CTAS, 384, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])

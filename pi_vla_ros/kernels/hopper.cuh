@@ -60,6 +60,7 @@ __device__ __forceinline__ void copy_in_all(u32 to, const void *from, u32 bytes,
                ::"r"(to), "l"(from), "r"(bytes), "r"(bar), "h"((short)programs) : "memory");
 }
 struct alignas(64) TensorMap { char opaque[128]; };
+__device__ __forceinline__ void map_in(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 __device__ __forceinline__ void tile_in(u32 to, const TensorMap *map, int column, int row, u32 bar) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
                ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(bar) : "memory");

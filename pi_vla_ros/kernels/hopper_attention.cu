@@ -34,6 +34,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     bar_init(q_full, 1);
     bar_init_done();
   }
+  if (threadIdx.x == 0) map_in(&q_map);
   cluster_meet();
   chain_wait();
   const int length = uniform(lengths[0]), chunks = (length + 63) / 64;

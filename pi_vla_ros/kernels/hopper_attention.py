@@ -13,7 +13,7 @@ from pi_vla_ros.kernels.cuda import kernel, mma, tensor_map
 def chunk_attention(q_map: bytes, rows: int, keys: Tensor, values: Tensor, out: Tensor, lengths: Tensor, *, pdl: bool):
     """q_map: `queries_map` of q; rows: of q and out [rows, 256] that count; keys, values [chunks, 64 · 256]; lengths [≥ 1]."""
     run = kernel("hopper_attention", (), (mma(64), mma(256, "regs", transposed=True)))
-    run(-(-rows // 64), 384, [q_map, keys, values, out, lengths, rows], pdl)
+    run(2 * -(-rows // 128), 384, [q_map, keys, values, out, lengths, rows], pdl)
 
 
 def queries_map(q: Tensor) -> bytes:

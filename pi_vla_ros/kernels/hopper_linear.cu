@@ -53,18 +53,24 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
 
   if (warp >= 8) {  // ---- loads
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (warp == 8 && lane == 0) {
+    if (warp == 8 && lane == 0 && cluster < tiles) {
+      auto ask_w = [&](const Tile &tile, int k, int slot) {
+        bar_expect(full + 8 * slot, tile.half ? STAGE - A_BYTES / 2 : STAGE);
+        tile_in(stages + slot * STAGE + A_BYTES, &w_map, k * BK, tile.col, full + 8 * slot);
+      };
+      map_in(&a_map);
+      const int ahead = steps < STAGES ? steps : STAGES;  // of weights: nobody writes them, no need to wait
+      for (int k = 0; k < ahead; k++) ask_w(tile_of(cluster), k, k);
       chain_wait();
       Walk s;
       for (int i = cluster; i < tiles; i += clusters) {
         const Tile tile = tile_of(i);
         for (int k = 0; k < steps; k++, s.next()) {
           bar_wait(empty + 8 * s.slot, s.parity ^ 1);
-          const u32 bar = full + 8 * s.slot, a = stages + s.slot * STAGE, w = a + A_BYTES;
-          bar_expect(bar, tile.half ? STAGE - A_BYTES / 2 : STAGE);
+          if (i != cluster || k >= ahead) ask_w(tile, k, s.slot);
           if (!tile.half || rank == 0)
-            tile_in_all(a + rank * (A_BYTES / 2), &a_map, k * BK, tile.row + rank * (BM / 2), bar, 3);
-          tile_in(w, &w_map, k * BK, tile.col, bar);
+            tile_in_all(stages + s.slot * STAGE + rank * (A_BYTES / 2), &a_map, k * BK, tile.row + rank * (BM / 2),
+                        full + 8 * s.slot, 3);
         }
       }
     }

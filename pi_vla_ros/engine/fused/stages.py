@@ -221,7 +221,10 @@ class ExpertStage:
         self._pdl, self._steps = pdl, steps
         self._tokens, self._state_token = geometry.suffix, int(geometry.model == "pi0")
         device = model.action_in_proj.weight.device
-        self._layers = [gemma_layer(layer, g.head_dim, dtype, alternate=True) for layer in model.expert.layers]
+        self._layers = []
+        for layer in model.expert.layers:
+            self._layers.append(gemma_layer(layer, g.head_dim, dtype, alternate=True))
+            drop(layer.self_attn, layer.mlp)
         self._turns, cond = turns(model, steps)
         ended = condition(model, [0.0]) if rtc == "trained" else None
         self._modulation = None if cond is None else modulations(model.expert, self._layers, cond, ended)
@@ -240,8 +243,7 @@ class ExpertStage:
             self._mix = model.action_time_mlp_out.weight.detach().float().contiguous()
         self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
         self._resident = None
-        # the resident kernel does not know real-time chunking
-        if tune.resident and rtc == "off" and dtype == torch.bfloat16 and fits(geometry, device):
+        if tune.resident and rtc != "trained" and dtype == torch.bfloat16 and fits(geometry, device):
             mix, entering = (self._mix, self._entering[:BLOCK_ROWS]) if self._state_token else (None, None)
             self._resident = FlowLoop(self._layers, self._turns, self._modulation, mix, entering, rope, key_rows,
                                       self._tokens, steps, keep=batch > 1)  # fmt: skip
@@ -278,7 +280,7 @@ class ExpertStage:
             w, b = self._state_proj
             self._entering[: batch * tokens].view(batch, tokens, -1)[:, 0] = state @ w.T + b
         if self.chunked(batch):
-            self._resident.launch(x_t, lengths, keys, values)
+            self._resident.launch(x_t, lengths, keys, values, rtc)
             return
         first, *others = self._turns
         self._enter(first, None, x_t, batch, 0, rtc)

@@ -96,7 +96,14 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, alternate: bool, kv
 
     def folded(norm, w: Tensor) -> Tensor:
         plain = getattr(norm, "weight", None)  # an adaptive norm has none: its modulation is tabulated
-        return w.to(dtype) if plain is None else (w.float() * (1.0 + plain.float())).to(dtype)
+        if plain is None:
+            return w.to(dtype)
+        out, scale = torch.empty_like(w, dtype=dtype), 1.0 + plain.float()
+        for to, part in zip(
+            out.split(4096), w.split(4096), strict=True
+        ):  # a whole matrix in fp32 takes half a gigabyte
+            to.copy_(part.float() * scale)
+        return out
 
     query = [] if kv_only else [paired(a.q_proj.weight, head_dim)]
     qkv = folded(layer.input_layernorm, torch.cat([*query, paired(a.k_proj.weight, head_dim), a.v_proj.weight]))

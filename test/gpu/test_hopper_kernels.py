@@ -1,0 +1,128 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels of the prefix stack against PyTorch in fp32: odd sizes, tile edges, poisoned outputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+    pytest.skip("needs a Hopper GPU", allow_module_level=True)
+
+from pi_vla_ros.kernels.flow_loop import tiles
+from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
+from pi_vla_ros.kernels.hopper_linear import (
+    Matrix,
+    Rows,
+    geglu_linear,
+    packed,
+    packed_pair,
+    qkv_linear,
+    residual_linear,
+)
+from pi_vla_ros.kernels.linear import Stats
+from pi_vla_ros.kernels.qkv import rope_tables
+
+BF16 = {"device": "cuda", "dtype": torch.bfloat16}
+ROWS = [1, 63, 64, 65, 128, 130, 816, 976]  # a tile has 128; up to 64 left over are a tile of another kind
+WIDTH, SPACE = 512, 1100
+
+
+def poisoned(*shape) -> torch.Tensor:
+    return torch.full(shape, float("nan"), **BF16)
+
+
+def rows(m: int, k: int) -> torch.Tensor:
+    """[SPACE, k], NaN behind row m: what stands there must not matter."""
+    x = poisoned(SPACE, k)
+    x[:m] = 2 * torch.randn(m, k, device="cuda")
+    return x
+
+
+def squares(x: torch.Tensor, parts: int) -> Stats:
+    buffer = torch.full((parts, SPACE), float("nan"), device="cuda")
+    buffer[:, : len(x)] = x.float().unflatten(1, (parts, -1)).square().sum(-1).T
+    return Stats(buffer, x.shape[1])
+
+
+def normed(x: torch.Tensor) -> torch.Tensor:
+    return x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)
+
+
+def close(got: torch.Tensor, want: torch.Tensor, limit: float = 4e-3) -> None:
+    error = ((got.float() - want).norm() / want.norm()).item()
+    assert error <= limit, error
+
+
+@pytest.mark.parametrize("m", ROWS)
+def test_geglu(m):
+    x = rows(m, WIDTH)
+    gate, up = (torch.randn(1024, WIDTH, **BF16) / WIDTH**0.5 for _ in range(2))
+    out = poisoned(m + 1, 1024)
+    geglu_linear(Rows.of(x), m, Matrix.of(packed_pair(gate, up), 256), out, squares(x[:m], 4), pdl=False)
+    h = normed(x[:m])
+    close(out[:m], torch.nn.functional.gelu(h @ gate.float().T, approximate="tanh") * (h @ up.float().T))
+    assert out[m].isnan().all()
+
+
+@pytest.mark.parametrize("m", ROWS)
+def test_residual(m):
+    a, w = rows(m, 1024), torch.randn(WIDTH, 1024, **BF16) / 32
+    x = rows(m, WIDTH)
+    want = x[:m].float() + a[:m].float() @ w.float().T
+    stats = Stats(torch.full((2 * WIDTH // 128, SPACE), float("nan"), device="cuda"), WIDTH)
+    residual_linear(Rows.of(a), m, Matrix.of(packed(w), 128), x, stats, pdl=False)
+    close(x[:m], want)
+    close(stats.buffer[:, :m].sum(0), want.square().sum(-1), 1e-4)
+    assert x[m:].isnan().all()
+
+
+def positions(chunks: torch.Tensor) -> torch.Tensor:
+    """[chunks, 64 · 256] -> [64 · chunks, 256]: the tiles' swizzle is its own inverse."""
+    plain = tiles(chunks.view(-1, 64), 64)  # every tile once more
+    return plain.view(-1, 4, 64, 64).transpose(1, 2).reshape(-1, 256)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("m", ROWS)
+def test_qkv(m, chunked):
+    if not chunked and m % 2:
+        pytest.skip("two robots")
+    x, w = rows(m, WIDTH), torch.randn(2560, WIDTH, **BF16) / WIDTH**0.5
+    cos, sin = rope_tables(SPACE, 256, torch.device("cuda"))
+    tokens = m if chunked else m // 2
+    q, shape = poisoned(m, 2048), (17, 64 * 256) if chunked else (2, 600, 256)
+    keys, values = poisoned(*shape), poisoned(*shape)
+    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), 160), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
+               chunked=chunked, pdl=False)  # fmt: skip
+    place = torch.arange(m, device="cuda") % tokens
+    y = (normed(x[:m]) @ w.float().T).unflatten(1, (10, 256))
+    c, s = cos[place][:, None], sin[place][:, None]
+    turned = torch.stack([y[..., 0::2] * c - y[..., 1::2] * s, y[..., 1::2] * c + y[..., 0::2] * s], -1).flatten(-2)
+    close(q, turned[:, :8].flatten(1))
+    for got, want in ((keys, turned[:, 8]), (values, y[:, 9])):
+        if chunked:
+            got = positions(got)
+            end = -(-m // 64) * 64
+            close(got[:m], want)
+            assert (got[m:end] == 0).all()  # an attention's weight of 0 times anything but NaN
+        else:
+            close(got[:, :tokens].flatten(0, 1), want)
+            assert got[:, tokens:].isnan().all()
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 968, 1024])
+@pytest.mark.parametrize("count", [16, 1008, 7808])
+def test_attention(length, count):
+    q, plain = torch.randn(count, 256, **BF16), torch.randn(2, 17 * 64, 256, **BF16)
+    plain[:, length:] = 0
+    keys, values = (
+        tiles(t.view(17, 64, 4, 64).transpose(1, 2).reshape(-1, 64), 64).view(17, 64 * 256).contiguous() for t in plain
+    )
+    out = poisoned(count + 1, 256)
+    lengths = torch.tensor([length], device="cuda", dtype=torch.int32)
+    chunk_attention(queries_map(q), count, keys, values, out, lengths, pdl=False)
+    k, v = plain[:, :length].float()
+    close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
+    assert out[count].isnan().all()
