@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,15 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the numbers are a CPU's")
+
+
+def start(*command: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100, env=env)
 
 
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_passes(model):
-    ran = subprocess.run(
-        [sys.executable, EXAMPLES / f"run_{model}.py", "--tiny"], capture_output=True, text=True, timeout=100
-    )
+    ran = start(EXAMPLES / f"run_{model}.py", "--tiny")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1] == "PASS"
     for batch in (1, 4):
@@ -30,7 +35,7 @@ def test_passes(model):
 
 
 def test_without_a_gpu_it_says_what_to_do():
-    ran = subprocess.run([sys.executable, EXAMPLES / "run_pi0.py"], capture_output=True, text=True)
+    ran = start(EXAMPLES / "run_pi0.py")
     assert ran.returncode == 1 and "--tiny" in ran.stderr
 
 

@@ -28,10 +28,9 @@ KERNELS = {
 @pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 110, 120])
 def test_compiles_and_fits(capability, tmp_path):
     script = Path(__file__).parent / "compile_kernels.py"
-    ran = subprocess.run(
-        [sys.executable, str(script), str(capability)],
-        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True,
-    )  # fmt: skip
+    path = f"{script.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
+    ran = subprocess.run([sys.executable, str(script), str(capability)], env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     compiled = [json.loads(line) for line in ran.stdout.splitlines()]
     assert {k["name"] for k in compiled} == KERNELS
