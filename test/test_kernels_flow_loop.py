@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
+from pi_vla_ros.engine.fused.weights import GemmaLayer, Turn
+from pi_vla_ros.kernels import flow_loop
 from pi_vla_ros.kernels.flow_loop import CTAS, QKV_CTAS, QKV_ROWS, by_program, packed_layer, tiles
 
 
@@ -47,3 +52,33 @@ def test_gate_and_up_of_four_neighbours_meet_in_one_thread():
                 column = 7 * 32 + group * 16 + quad * 4 + t
                 row = group * 32 + t * 8 + quad * 2
                 assert tile[row] == 2 * column and tile[row + 1] == 2 * column + 1
+
+
+def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):
+    """`struct Params` of flow_loop.cu, name by name, against the addresses that FlowLoop writes."""
+    monkeypatch.setattr(flow_loop, "Kernel", lambda *_: None)
+    layer = GemmaLayer(*(torch.zeros(s) for s in ((2560, 1024), (1024, 2048), (8192, 1024), (1024, 4096))))
+    enter, leave = (torch.ones(1024, 32), torch.ones(1024)), (torch.ones(32, 1024), torch.ones(32))
+    turns = [Turn(None, enter), Turn(leave, enter), Turn(leave, None)]
+    rope, mix, entering = (torch.zeros(128, 128), torch.ones(128, 128)), torch.zeros(1024, 1024), torch.zeros(64, 1024)
+    loop = flow_loop.FlowLoop([layer], turns, None, mix, entering, rope, key_rows=100, tokens=51, steps=2, keep=False)
+    assert layer.qkv is None  # its memory is given back
+
+    text = (Path(flow_loop.__file__).parent / "flow_loop.cu").read_text()
+    members = re.search(r"struct Params \{(.*?)\};", text, re.DOTALL)[1].split(";")
+    names = [re.sub(r".*[ *]", "", n.strip()) for m in members for n in m.split(",") if n.strip()]
+    assert names[0] == "weights[LAYERS]"
+    at = dict(zip(names, loop._params.tolist(), strict=True))
+    assert (at["cos"], at["sin"], at["entering"]) == tuple(t.data_ptr() for t in (*rope, entering))
+    assert at["counters"] == loop._counters.data_ptr()
+    assert (at["chunks"], at["steps"], at["tokens"]) == (2, 2, 51)
+    held = {t.data_ptr(): t for t in loop._keep}
+    shapes = {"h": 16 * 7 * 512, "q": 32 * 7 * 512, "att": 32 * 7 * 512, "act": 64 * 7 * 512, "mixed": 16 * 7 * 512,
+              "part": 8 * 2 * 64 * 256, "ml": 8 * 2 * 64 * 2, "opart": 128 * 64 * 64, "dpart": 128 * 64 * 64,
+              "ss": 64 * 128, "xg": 64 * 1024, "leave_w": 2 * 32 * 1024, "leave_b": 64, "enter_w": 32 * 1024,
+              "enter_b": 2 * 1024, "strength": 2}  # fmt: skip
+    assert {n: held[at[n]].numel() for n in shapes} == shapes
+    assert held[at["strength"]].tolist() == [
+        float("inf"),
+        pytest.approx(2.0),
+    ]  # at times 1, which `most` bounds, and 1/2
