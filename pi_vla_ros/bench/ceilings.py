@@ -27,7 +27,7 @@ class Ceilings:
     def measure(cls, device: torch.device, precision: str) -> Ceilings:
         gpu = device.type == "cuda"
         n = 8192 if gpu else 512
-        data = torch.zeros(1 << (30 if gpu else 22), device=device)
+        data = torch.zeros(1 << (28 if gpu else 22), device=device)
         there = torch.empty_like(data)
         return cls(
             round(2 * n**3 / _seconds(_product(n, DTYPES[precision], device), device) / 1e12, 3),
