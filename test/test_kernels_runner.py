@@ -138,6 +138,7 @@ def test_noise_is_drawn_in_the_graph():
     assert torch.equal(runner.run(r), both)
 
 
+@pytest.mark.slow
 def test_frames_are_resized_in_the_graph():
     """Of any size, robots of one step with different ones; the same as images that were resized before."""
     geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)
@@ -154,6 +155,7 @@ def test_frames_are_resized_in_the_graph():
     torch.testing.assert_close(runner.run(r), want, atol=1e-2, rtol=0)
 
 
+@pytest.mark.slow
 def test_vision_that_stays_pytorch():
     """A tower in a higher precision than the layers: here fp64, so that it shows."""
     geometry = tiny("pi0", chunk=5, prompt_len=24, **LITTLE)
