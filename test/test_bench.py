@@ -72,7 +72,7 @@ def test_whole_command(model, tmp_path, capsys):
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
     sizes["frame"] = [60, 80]
-    assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32"
+    assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32" and row["fused"] is False
     assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
     for name in ("wall_ms", "graph_ms"):
         times = [row[name][q] for q in ("p50", "p90", "p99", "p99.9", "max")]
@@ -91,6 +91,15 @@ def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(r["views"], r["prompt_len"]) for r in rows] == [(1, 5), (1, 20), (2, 5), (2, 20)]  # π0's prompts end at 48
     assert grid(rows) in capsys.readouterr().out
+
+
+def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "VIEWS", (1, 9))
+    monkeypatch.setattr(bench, "PROMPTS", (5,))
+    folder = tiny_checkpoint("pi05")
+    given = f"--tiny --checkpoint {folder} --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json"
+    assert bench.main(given.split()) == 0
+    assert [(r["views"], r["prompt_len"]) for r in json.loads((tmp_path / "rows.json").read_text())] == [(1, 5)]
 
 
 @pytest.mark.parametrize(

@@ -37,13 +37,13 @@ class Subject:
             torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
         self.engine: Engine = case.engine(device)
-        self.engine.prepare(case.views)
         self.ask(case)
         self.init_s = time.perf_counter() - begun
 
     def ask(self, case: Case) -> None:
         """The inputs of a case that differs in these only."""
         self.case, self.request = case, case.request(self.engine)
+        self.engine.prepare(case.views)
         self.first = self.engine.step(self.request)
 
     def step(self) -> tuple[float, dict[str, float]]:
@@ -74,6 +74,7 @@ def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float) -> 
     return {
         "model": g.model, "views": case.views, "frame": list(case.frame), "prompt_len": case.prompt_len,
         "chunk_size": g.chunk, "steps": subject.engine.steps, "batch": case.batch, "precision": case.precision,
+        "fused": subject.engine.fused,
         "stage_ms": {k: round(quantile([s[k] for s in stages], 0.5), 3) for k in stages[0]},
         "wall_ms": spread(walls), "graph_ms": spread(graph), "after_idle_ms": round(after_idle, 3),
         "init_s": round(subject.init_s, 1), "memory_gib": round(subject.memory_gib, 2),

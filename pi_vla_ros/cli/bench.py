@@ -90,10 +90,10 @@ def size(text: str) -> tuple[int, int]:
 def run(case: Case, args: argparse.Namespace, device: torch.device, command: str) -> int:
     ceilings = Ceilings.measure(device, case.precision)
     source, rows = provenance(device, command), []
-    cases = list(matrix(case)) if args.matrix else [case]
-    subject = Subject(cases[0], device)
+    subject = Subject(replace(case, views=VIEWS[0]) if args.matrix else case, device)
+    cases = list(matrix(subject)) if args.matrix else [case]
     for case in cases:
-        if case.views != subject.case.views:
+        if case.views != subject.case.views and case.checkpoint is None:
             subject.engine.close()
             subject = Subject(case, device)
         else:
@@ -105,6 +105,8 @@ def run(case: Case, args: argparse.Namespace, device: torch.device, command: str
         f"{source['gpu']}: {ceilings.tflops} TFLOP/s, {ceilings.copy_tbytes} TB/s copied, {ceilings.read_tbytes} read"
     )
     print(table(rows))
+    if case.precision == "bf16" and not subject.engine.fused:
+        print("bench: these are the PyTorch model's graphs, not our kernels; the warning above says why")
     if args.matrix:
         print("\nmedian wall time, ms\n" + grid(rows))
     if args.cold:
@@ -123,11 +125,12 @@ def run(case: Case, args: argparse.Namespace, device: torch.device, command: str
     return 0
 
 
-def matrix(case: Case) -> Iterator[Case]:
-    longest = case.geometry.prompt_len
+def matrix(subject: Subject) -> Iterator[Case]:
+    """All sizes that the model takes; a random one can have any number of cameras."""
+    case, engine = subject.case, subject.engine
     for views in VIEWS:
         for prompt in PROMPTS:
-            if prompt <= longest:
+            if prompt <= engine.geometry.prompt_len and (case.checkpoint is None or views <= engine.cameras):
                 yield replace(case, views=views, prompt_len=prompt)
 
 
