@@ -20,6 +20,7 @@ from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.engine.plugins import MAX_STEPS, find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
 from pi_vla_ros.engine.requests import Limits, PI0Request, PI05Request, RequestError, check
+from pi_vla_ros.engine.trial import compare, question
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.processing.images import square_images
 
@@ -81,17 +82,31 @@ class Engine:
         if not self.fused:
             return GraphRunner(build(), **sizes)
         try:
-            from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
-
-            self._runner = FusedRunner(build(), **sizes, resize=self._resize, largest_frame=self._largest_frame)
-            self.prepare(self.cameras)
-            return self._runner
+            return self._make_fused(build(), sizes)
         except Exception as error:  # a GPU that our kernels were not tried on: slower, but it runs, and says so
             first = str(error).partition("\n")[0]
-            warnings.warn(f"our kernels do not run here ({first}); using the PyTorch model's graphs", stacklevel=3)
+            warnings.warn(f"our kernels are not used here ({first}), but the PyTorch model's graphs", stacklevel=3)
             self.fused, self._runner = False, None
             torch.cuda.empty_cache()
             return GraphRunner(build(), **sizes)
+
+    def _make_fused(self, model, sizes):
+        """Our kernels' runner, once it has shown that it answers as the model does."""
+        from pi_vla_ros.engine.fused.runner import FusedRunner  # Triton is there only with a GPU's PyTorch
+
+        asked = [question(self.geometry, self.cameras, batch) for batch in sorted({1, self.max_batch_size})]
+        plain = ReferenceRunner(model, **{name: sizes[name] for name in ("cameras", "max_batch", "steps")})
+        with torch.no_grad():
+            expected = [plain.run(inputs) for inputs, _ in asked]
+        plain.close()
+        self._runner = FusedRunner(model, **sizes, resize=self._resize, largest_frame=self._largest_frame)
+        self.prepare(self.cameras)
+        for (inputs, frames), answer in zip(asked, expected, strict=True):
+            if self._largest_frame:
+                inputs = replace(inputs, pixel_values=frames)
+            with torch.inference_mode():
+                compare(self._runner.run(inputs), answer)
+        return self._runner
 
     def _trained_delay(self, wanted) -> int:
         """Actions that may be committed; 0 unless asked for. Raises ValueError where the model was not trained so."""
