@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,29 @@ KERNELS = {
 }  # fmt: skip
 
 
+CAPABILITIES = [80, 86, 89, 90, 100, 110, 120]
+SCRIPT = Path(__file__).with_name("compile_kernels.py")
+
+
+@pytest.fixture(scope="module")
+def compilers(tmp_path_factory):
+    """A process for each capability, as many at a time as there are processors."""
+    path = f"{SCRIPT.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
+
+    def compile_for(capability: int) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": path, "TRITON_CACHE_DIR": str(tmp_path_factory.mktemp(f"sm{capability}"))}
+        return subprocess.run([sys.executable, SCRIPT, str(capability)], env=env, capture_output=True, text=True)
+
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    yield {capability: pool.submit(compile_for, capability) for capability in CAPABILITIES}
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 110, 120])
-def test_compiles_and_fits(capability, tmp_path):
-    script = Path(__file__).parent / "compile_kernels.py"
-    path = f"{script.parents[1]}:{os.environ.get('PYTHONPATH', '')}"
-    env = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": path}
-    ran = subprocess.run([sys.executable, str(script), str(capability)], env=env, capture_output=True, text=True)
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_compiles_and_fits(capability, compilers):
+    ran = compilers[capability].result()
     assert ran.returncode == 0, ran.stderr[-3000:]
     compiled = [json.loads(line) for line in ran.stdout.splitlines()]
     assert {k["name"] for k in compiled} == KERNELS
