@@ -230,6 +230,13 @@ def test_replace_takes_the_chunk_at_once_under_the_limits():
     assert near[0] < near[1] - 20  # ticks
 
 
+def test_a_chunk_of_hours_costs_no_memory():
+    planner = Planner(ROBOT)
+    plan = planner.follow(planner.hold(ROBOT.home, NOW), chunk(NOW, dt=3600.0), NOW, 0.2)
+    assert_legal(plan.trajectory, planner.limits)
+    assert len(plan.wanted.positions) < 11 / planner.step and plan.trajectory.end <= NOW + ROBOT.timing.timeout + 1e-6
+
+
 def test_plan_rate_is_the_robots(sim_robot):
     faster = dataclasses.replace(sim_robot, motion=dataclasses.replace(sim_robot.motion, plan_hz=200.0))
     assert Planner(faster).step == 1 / 200

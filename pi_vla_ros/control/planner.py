@@ -26,6 +26,7 @@ from pi_vla_ros.types import ActionChunk, Trajectory
 # Knots of the current motion that a new trajectory repeats before the join: a controller that receives it is already
 # inside of it, and samples it without a bridge of its own.
 HISTORY = 0.1  # s
+FORESIGHT = 10.0  # s of a chunk that are looked at
 LEEWAY = 1e-6  # relative, and rad or m: rounding
 
 
@@ -105,7 +106,8 @@ class Planner:
         before_p, before_v = _at(current.raw, join - self.window, self.window + 1)
         reference = Reference(chunk, self._joints, self._lead)
         reference.anchor(join * self.step, before_p[-1])
-        times = np.arange(join, max(tail, math.ceil(reference.end / self.step)) + 1) * self.step
+        end = min(math.ceil(reference.end / self.step), join + math.ceil(FORESIGHT / self.step))
+        times = np.arange(join, max(tail, end) + 1) * self.step
         old, new = _at(current.wanted, join, len(times)), reference.at(times)
         opinions = ()
         if self._motion.stitcher == "temporal_ensemble":
