@@ -16,7 +16,7 @@ pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
 import numpy as np
 from replay_rig import BEGIN, messages, write_bag
 
-from pi_vla_ros.replay.online import without_tracking
+from pi_vla_ros.replay.untracked import without_tracking
 from pi_vla_ros.resources import package_file
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros.dds import shared_memory_profile

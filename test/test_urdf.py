@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pi_vla_ros.replay.online import without_tracking
+from pi_vla_ros.replay.untracked import without_tracking
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.schema import ConfigError
 

@@ -4,17 +4,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import yaml
 
 from pi_vla_ros.replay.metrics import number, spread
-from pi_vla_ros.robot import robot_file
-from pi_vla_ros.schema import read_yaml
 from pi_vla_ros.types import seconds
 
 
@@ -66,18 +61,3 @@ def with_inference(statuses: Sequence) -> list:
 def tick_times(statuses: Sequence) -> np.ndarray:
     """s on the recording's clock."""
     return np.array([seconds(s.header.stamp) for s in statuses])
-
-
-def without_tracking(robot: str) -> Path:
-    """A copy of the robot's file without its tracking limits: a recorded arm does not follow commands, and the guard
-    would stop the node. Raises ConfigError."""
-    path = robot_file(robot)
-    data = read_yaml(path)
-    if isinstance(data.get("urdf"), str) and data["urdf"]:
-        data["urdf"] = str((path.parent / data["urdf"]).resolve())
-    for joint in data.get("joints") or ():
-        if isinstance(joint, dict):
-            joint.pop("tracking", None)
-    copy = Path(tempfile.mkdtemp(prefix="pi_vla_ros-")) / f"{path.stem}.yaml"
-    copy.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return copy

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pi_vla_ros.inference import Done, Failed, Infers, failure, observe
 from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.replay.lane import Lane, Measured
 from pi_vla_ros.replay.source import Event
+from pi_vla_ros.replay.untracked import untracked
 from pi_vla_ros.robot import RobotConfig
 from pi_vla_ros.types import ActionChunk, Observation
 
@@ -30,7 +30,7 @@ class Twin:
 
     def __init__(self, robot: RobotConfig, policy: Infers, prompt: str, delays: list[int], start_ns: int, told: Told):
         """prompt: given for the whole recording; empty: the robot file's, then what was recorded. delays: ns."""
-        robot = _untracked(robot)
+        robot = untracked(robot)
         self._node, self._others = Measured(robot), [Lane(robot, delay) for delay in delays[1:]]
         self.lanes: list[Measured] = [self._node, *self._others]
         self._clock_ns, self._delay, self._told = start_ns, delays[0], told
@@ -144,11 +144,6 @@ class TimedInference:
 
     def close(self) -> bool:
         return True
-
-
-def _untracked(robot: RobotConfig) -> RobotConfig:
-    """A recorded arm does not follow our commands: the tracking guard would stop the motion."""
-    return dataclasses.replace(robot, joints=tuple(dataclasses.replace(j, tracking=None) for j in robot.joints))
 
 
 def _nobody(*_) -> None:

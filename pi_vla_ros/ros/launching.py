@@ -16,6 +16,7 @@ from launch_ros.actions import LifecycleNode, Node, SetRemap
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from pi_vla_ros.replay.untracked import without_tracking
 from pi_vla_ros.robot import load_robot
 from pi_vla_ros.ros.dds import shared_memory_profile
 
@@ -154,8 +155,6 @@ def replay_launch() -> LaunchDescription:
 
 
 def _under_a_recording(context: LaunchContext) -> list:
-    from pi_vla_ros.replay.online import without_tracking  # with scipy: the other launch files do without
-
     robot, urdf, bag = (LaunchConfiguration(n).perform(context) for n in ("robot", "robot_description", "bag"))
     if not bag:
         raise RuntimeError("replay.launch.py: bag:= is missing: the recording to play")
