@@ -20,6 +20,7 @@ from pi_vla_ros.msg import ActionChunk, InferenceStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -41,7 +42,7 @@ def start_ros() -> None:
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 99)
     use_shared_memory_profile()
     if not rclpy.ok():
-        rclpy.init()
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
 
 
 class PolicyProcess:

@@ -326,7 +326,9 @@ def test_committed_actions_in_training(folder, tmp_path):
     assert load_checkpoint(folder).rtc_max_delay == 0
     edit_json(folder / "config.json", lambda config: config.update(rtc_training_max_delay=3))
     if model_name(folder) == "pi0":
-        with pytest.raises(CheckpointError, match=r"rtc_training_max_delay: is 3; only π0\.5 is trained with committed"):
+        with pytest.raises(
+            CheckpointError, match=r"rtc_training_max_delay: is 3; only π0\.5 is trained with committed"
+        ):
             load_checkpoint(folder)
         return
     assert load_checkpoint(folder).rtc_max_delay == 3

@@ -70,7 +70,11 @@ def reference(model: PiModel, r, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["pi05", "pi0"])
 @pytest.mark.parametrize(
     ("batch", "cameras", "masks", "chunk"),
-    [(1, 3, None, 10), (2, 2, [[True, True], [True, False]], 7), (1, 1, None, 63)],
+    [
+        (1, 3, None, 10),
+        pytest.param(2, 2, [[True, True], [True, False]], 7, marks=pytest.mark.slow),
+        pytest.param(1, 1, None, 63, marks=pytest.mark.slow),
+    ],
 )
 def test_equals_the_model(name, batch, cameras, masks, chunk):
     geometry = tiny(name, chunk=chunk, prompt_len=24, **ODD)
@@ -88,7 +92,8 @@ def same(got, want, noise):
     assert error < 1e-4, f"relative error of what the model added to the noise: {error:.2e}"
 
 
-@pytest.mark.parametrize("name", ["pi05", pytest.param("pi0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pi05", "pi0"])
 def test_guided(name):
     """Robots with their own target, weights and bound; those with none are as in a runner that knows nothing of it."""
     geometry = tiny(name, chunk=5, prompt_len=24, **LITTLE)
@@ -107,6 +112,7 @@ def test_guided(name):
     assert (free - got)[0].abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_committed():
     """Delays that differ between robots, cameras that make two groups of them; none: the same bits as ever."""
     geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)

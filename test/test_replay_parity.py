@@ -46,9 +46,9 @@ def test_live_and_offline_observations_are_identical(sim_robot, tmp_path):
         rig.prompt.publish(String(data="fold the towel"))
         rig.until(lambda: rig.status.prompt == "fold the towel", 10.0, "the prompt")
     finally:
+        rig.close()
         node.terminate()
         assert node.wait(20) == 0, (tmp_path / "log").read_text()
-        rig.close()
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     live = [row for row in rows if "stamp" in row and row["prompt"] == sim_robot.prompt]
     assert len(live) >= 100

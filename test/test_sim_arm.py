@@ -160,9 +160,8 @@ def test_a_block_that_lies_still_wakes_when_it_is_pushed():
 
 def test_arms_end_after_grippers():
     def joint(role):
-        return Joint(f"j{joint.count}", (-1.0, 1.0), 1.0, 1.0, role)
+        return Joint("j", position=(-1.0, 1.0), velocity=1.0, acceleration=1.0, role=role)
 
-    joint.count = 0
     for roles, lengths in (
         (["arm", "gripper", "arm", "arm", "gripper"], [2, 3]),
         (["arm", "arm"], [2]),
