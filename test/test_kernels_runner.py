@@ -67,7 +67,7 @@ def reference(model: PiModel, r, steps: int) -> torch.Tensor:
     return sample(model, model.prefix(x, valid), r.noise, r.state, steps, r.rtc)
 
 
-@pytest.mark.parametrize("name", ["pi05", "pi0"])
+@pytest.mark.parametrize("name", ["pi05", pytest.param("pi0", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("batch", "cameras", "masks", "chunk"),
     [
@@ -130,6 +130,7 @@ def test_committed():
     assert torch.equal(free, plain.run(r)) and torch.equal(free[1], got[1])
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_in_the_graph():
     """Each robot's, whatever group its cameras put it in; a robot that brings its own is left alone."""
     geometry = tiny("pi05", chunk=5, prompt_len=24, **LITTLE)
