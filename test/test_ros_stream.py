@@ -118,7 +118,8 @@ def test_the_simulated_robot_follows_each_kind_of_message(kind, tmp_path, listen
         assert stream.offer(smooth(robot.home, robot.home, 0.1, time.time()), 0)
         listener.until(lambda: listener.heard, "the stream")
         nod = robot.home + 0.02 * np.eye(8)[6]
-        assert stream.offer(smooth(robot.home, nod, 0.5, time.time()), 0)
+        nodding = smooth(robot.home, nod, 0.5, time.time() + 0.2)
+        assert stream.offer(nodding, nodding.first)
         listener.until(lambda: _position(states, robot)[6] > nod[6] - 5e-3, "the robot to hear the stream")
         goal = robot.home + 0.2 * np.array([1, 0, -1, 1, 0, 1, 0, 0.05])
         plan = smooth(nod, goal, 1.0, time.time() + 0.2)
