@@ -320,3 +320,10 @@ def test_bad_options(option, value, tmp_path, capsys):
 def test_the_beginning_is_the_bags(sim_robot, bags):
     source = BagSource(bags / "episode_0", sim_robot)
     assert source.start == BEGIN
+
+
+def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_written(bags, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        replay(tmp_path / "nowhere", [bags], tmp_path / "out")
+    assert ended.value.code == 2 and f"{tmp_path / 'nowhere'}: does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

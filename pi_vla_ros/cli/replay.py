@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pi_vla_ros.checkpoint import load_checkpoint
 from pi_vla_ros.replay.bags import find_bags
 from pi_vla_ros.replay.lerobot import find_episodes
 from pi_vla_ros.replay.question import Question
@@ -31,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recordings += find_episodes(Path(args.dataset), args.episodes)
         if not recordings:
             raise ValueError("nothing to replay: give --bag or --dataset")
+        question = _question(robot, args)
+        load_checkpoint(args.checkpoint)  # described, not loaded: what is wrong is told before anything is written
         out.mkdir(parents=True, exist_ok=True)
-        summary = replay(_question(robot, args), recordings, out, args.jobs, console, args.ray)
+        summary = replay(question, recordings, out, args.jobs, console, args.ray)
     except ValueError as error:
         parser.exit(2, f"replay: {error}\n")
     except OSError as error:
