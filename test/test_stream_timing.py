@@ -29,7 +29,7 @@ def test_summary_by_hand():
 
 def test_stolen_by_hand():
     before = np.array([100.0, 0, 50, 800, 0, 0, 0, 10])
-    assert _stolen(before, before + [20, 0, 10, 60, 0, 0, 0, 10]) == pytest.approx(0.1)
+    assert _stolen(before, before + np.array([20, 0, 10, 60, 0, 0, 0, 10])) == pytest.approx(0.1)
     assert _stolen(None, before) is None and _stolen(before, before[:7]) is None
 
 
