@@ -16,6 +16,8 @@ import numpy as np
 
 from pi_vla_ros.control.limiter import Limits
 
+TINY = 1e-12
+EXPONENTS = np.arange(6.0)[:, None]
 PARTS = 16  # in which the bounds of a polynomial are taken: the more, the tighter
 # Largest velocity, acceleration and jerk of the quintic from rest to rest over a distance of 1 in a time of 1, with
 # what their bounds are too large by (test_control_bridge.py).
@@ -39,69 +41,65 @@ class Way:
         joints = np.arange(self.starts.shape[1])
         piece = (self.starts <= time).sum(axis=0) - 1
         t = time - self.starts[piece, joints]
-        state = np.zeros((3, len(joints)))
-        p, v, a = state
-        for c in self.coefficients[::-1, piece, joints]:
-            a[:] = a * t + 2 * v
-            v[:] = v * t + p
-            p[:] = p * t + c
-        return state
+        c, powers = self.coefficients[:, piece, joints], t**EXPONENTS
+        return np.array(
+            [
+                (c * powers).sum(axis=0),
+                (c[1:] * powers[:5] * EXPONENTS[1:]).sum(axis=0),
+                (c[2:] * powers[:4] * (EXPONENTS[2:] * EXPONENTS[1:5])).sum(axis=0),
+            ]
+        )
 
 
-@dataclass(frozen=True)
 class Stop:
-    """A way to rest and its exact extremes, each (joints,)."""
-
-    way: Way
-    low: np.ndarray
-    high: np.ndarray
-    speed: np.ndarray
-    end: np.ndarray  # where it rests
-
-
-def stop(state: np.ndarray, limits: Limits) -> Stop:
     """From `state` (3, joints) to rest, each joint as soon as it can under acceleration and jerk limits.
 
-    Where the velocity would be if the acceleration went to zero at once says which way to brake. Then: full jerk until
-    the deceleration is `peak`, that for a while where it is all that is allowed, and full jerk back to zero.
+    Where the velocity would go if the acceleration went to zero at once says which way to brake. Then: full jerk until
+    the deceleration is at its peak, that for a while where it is all that is allowed, and full jerk back to zero.
     """
-    p, v, a = state
-    most, jerk = limits.acceleration, limits.jerk
-    coast = v + a * np.abs(a) / (2 * jerk)
-    sign = np.where(coast < 0, -1.0, 1.0)
-    speed, now = sign * v, -sign * a  # seen along `sign`: what is to be taken away, and the deceleration so far
-    peak = np.sqrt(np.maximum(jerk * speed + now * now / 2, 0.0))
-    peak = np.maximum(np.minimum(peak, most), now)
-    first, last = (peak - now) / jerk, peak / jerk
-    lost = (2 * peak * peak - now * now) / (2 * jerk)
-    middle = np.where(peak > 0, np.maximum(speed - lost, 0.0) / np.where(peak > 0, peak, 1.0), 0.0)
-    pieces, starts, time = [], [], np.zeros_like(p)
-    for span, change in ((first, -sign * jerk), (middle, 0.0 * sign), (last, sign * jerk)):
-        starts.append(time)
-        pieces.append(np.stack([p, v, a / 2, change / 6]))
-        p = p + span * (v + span * (a / 2 + span * change / 6))
-        v = v + span * (a + span * change / 2)
-        a = a + span * change
-        time = time + span
-    starts.append(time)
-    pieces.append(np.stack([p, 0 * p, 0 * p, 0 * p]))
-    coefficients = np.zeros((6, 4, len(p)))
-    coefficients[:4] = np.stack(pieces, axis=1)
-    way = Way(float(time.max()), np.stack(starts), coefficients)
-    turn = _turn(*state, sign * jerk)
-    return Stop(
-        way, np.minimum(np.minimum(state[0], p), turn), np.maximum(np.maximum(state[0], p), turn),
-        np.maximum(np.abs(state[1]), np.abs(coast)), p,
-    )  # fmt: skip
 
+    def __init__(self, state: np.ndarray, limits: Limits):
+        _, v, a = state
+        most, jerk = limits.acceleration, limits.jerk
+        self._coast = v + a * np.abs(a) / (2 * jerk)
+        sign = np.copysign(1.0, self._coast)
+        speed, now = sign * v, -sign * a  # seen along `sign`: what is to be taken away, and the deceleration so far
+        peak = np.minimum(np.sqrt(np.maximum(jerk * speed + now * now / 2, 0.0)), most)
+        peak = np.maximum(peak, now)
+        left = speed - (peak * peak - now * now / 2) / jerk  # what the two ramps of the deceleration do not take
+        middle = np.maximum(left, 0.0) / np.maximum(peak, TINY)
+        self._spans = (peak - now) / jerk, middle, peak / jerk
+        self._state, self._jerk = state, sign * jerk
+        self._states = [state]  # at the begin of each piece
+        for span, change in zip(self._spans, self._jerks, strict=True):
+            p, v, a = self._states[-1]
+            p = p + span * (v + span * (a / 2 + span * change / 6))
+            self._states.append((p, v + span * (a + span * change / 2), a + span * change))
+        self.end = p  # where it rests
+        self.duration = float(sum(self._spans).max())
 
-def _turn(p: np.ndarray, v: np.ndarray, a: np.ndarray, jerk: np.ndarray) -> np.ndarray:
-    """Where a joint turns that has to: it decelerates so hard that it cannot stop at once. Elsewhere p.
-    jerk: signed, against which it brakes."""
-    turns = v * jerk < 0
-    root = np.sqrt(np.maximum(a * a + 2 * jerk * v, 0.0))
-    t = np.where(turns, -2 * v / np.where(turns, a + np.copysign(root, a), 1.0), 0.0)
-    return p + t * (v + t * (a / 2 - t * jerk / 6))
+    @property
+    def _jerks(self):
+        return -self._jerk, 0.0 * self._jerk, self._jerk
+
+    @property
+    def way(self) -> Way:
+        coefficients = np.zeros((6, 4, len(self.end)))
+        for k, ((p, v, a), change) in enumerate(zip(self._states, self._jerks, strict=False)):
+            coefficients[:4, k] = p, v, a / 2, change / 6
+        coefficients[0, 3] = self.end
+        return Way(self.duration, np.vstack([np.zeros_like(self.end), np.cumsum(self._spans, axis=0)]), coefficients)
+
+    def extremes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lowest and highest position and largest speed on the way, each (joints,)."""
+        p, v, a = self._state
+        # a joint that decelerates so hard that it cannot stop at once turns first
+        turns = v * self._jerk < 0
+        root = np.sqrt(np.maximum(a * a + 2 * self._jerk * v, 0.0))
+        t = np.where(turns, -2 * v / np.where(turns, a + np.copysign(root, a), 1.0), 0.0)
+        turn = p + t * (v + t * (a / 2 - t * self._jerk / 6))
+        places = np.array([p, turn, self.end])
+        return places.min(axis=0), places.max(axis=0), np.maximum(np.abs(v), np.abs(self._coast))
 
 
 def patience(distance: np.ndarray, limits: Limits) -> float:
@@ -155,7 +153,7 @@ class Crossings:
 
     def way(self, k: int) -> Way:
         duration = float(self._durations[k, 0])
-        powers = duration ** np.arange(6.0)[:, None]
+        powers = duration**EXPONENTS
         joints = self._coefficients.shape[2]
         return Way(duration, np.zeros((1, joints)), (self._coefficients[:, k] / powers)[:, None])
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pi_vla_ros.control.bridge import Crossings, patience, stop
+from pi_vla_ros.control.bridge import Crossings, Stop, patience
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.trajectory import motion
 from pi_vla_ros.types import Trajectory
@@ -100,53 +100,56 @@ class Guard:
             [  # constant, and per s, s², s³
                 [none + NEAR, SLACK * v, none, j / 12],  # of a path beside its mean speed's, by jerk
                 [none + NEAR, SLACK * v, a / 4, none],  # and by acceleration
-                [SLACK * SLACK * a, none, j / 4, none],  # of a speed beside its mean acceleration's
                 [SLACK * SLACK * a, a, none, none],  # of speed
                 [SLACK * a, j, none, none],  # of acceleration
                 [v, none, none, none],
                 [a, none, none, none],
             ]
         ).transpose(1, 0, 2)
+        self._fade, self._slow, self._ramp = 1 / j, 1 / (2 * a), a / j
 
     def _legal(self, state: np.ndarray, dt: float) -> bool:
         """Is there a motion under the limits from what was emitted last to `state` after dt, and from there to rest?
-        What these bounds let through is less than NEAR from such a motion."""
+        What these bounds let through is less than NEAR, and a cubic's bend in a tick, from such a motion."""
         change = state - self._state
         beside = change[:2] - (state[1:] + self._state[1:]) * (dt / 2)
         most = self._most
-        found = np.concatenate((beside[:1], beside, change[1:], state[1:]))
+        found = np.concatenate((beside[:1], beside[:1], change[1:], state[1:]))
         if (np.abs(found) > most[0] + dt * (most[1] + dt * (most[2] + dt * most[3]))).any():
             return False
+        # a speed beside its mean acceleration's: the jerk that the change of acceleration leaves makes it
+        left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
+        if (np.abs(beside[1]) > np.maximum(left, 0.0) / 4 + SLACK * SLACK * self._wide.acceleration).any():
+            return False
         # the way to rest, rounded up: first no acceleration, then all of it
-        wide = self._wide
         speed, bend = np.abs(state[1:])
-        fade = bend / wide.jerk
+        fade = bend * self._fade
         top = speed + bend * fade / 2
-        reach = top * (fade + top / (2 * wide.acceleration) + wide.acceleration / wide.jerk)
-        if ((top <= wide.velocity) & (np.abs(state[0] - self._middle) + reach <= self._half)).all():
+        reach = top * (fade + top * self._slow + self._ramp)
+        if ((top <= self._wide.velocity) & (np.abs(state[0] - self._middle) + reach <= self._half)).all():
             return True
         return self._safe(state)
 
     def _safe(self, state: np.ndarray) -> bool:
         """Can an arm in `state` come to rest without passing its range and speed?"""
-        rest, wide = stop(state, self._limits), self._wide
-        return bool(((rest.low >= wide.low) & (rest.high <= wide.high) & (rest.speed <= wide.velocity)).all())
+        (low, high, speed), wide = Stop(state, self._limits).extremes(), self._wide
+        return bool(((low >= wide.low) & (high <= wide.high) & (speed <= wide.velocity)).all())
 
     def _next(self, trajectory: Trajectory, now: float, time: float) -> Bridge:
         """The earliest meeting with the trajectory, or a stop, from which there is one. A meeting that was arranged
         with the trajectory before this one stays, if it can: else each new trajectory would put it off."""
         state, wide, current = self._state, self._wide, self._bridge
-        rest = stop(state, self._limits)
+        rest = Stop(state, self._limits)
         goal = np.clip(motion(trajectory, math.inf)[0], wide.low + NEAR, wide.high - NEAR)
-        by_stop = rest.way.duration + patience(goal - rest.end, self._limits)
+        by_stop = rest.duration + patience(goal - rest.end, self._limits)
         latest = max(trajectory.end - now, by_stop - (time - self._time), MEET[0])
         times = np.array([*([current.end - time] if current else []), *MEET[latest > MEET], latest])
         ends = np.array([motion(trajectory, now + later) for later in times])
         ends[-1] = goal, 0 * goal, 0 * goal
         way = self._cross(ends, times + (time - self._time))
         if way is None and current:
-            after = stop(current.way.at_time(current.way.duration), self._limits)
-            by_current = current.end - self._time + after.way.duration + patience(goal - after.end, self._limits)
+            after = Stop(current.way.at_time(current.way.duration), self._limits)
+            by_current = current.end - self._time + after.duration + patience(goal - after.end, self._limits)
             if by_current <= by_stop or not self._safe(state):
                 return dataclasses.replace(current, trajectory=trajectory)
         return Bridge(way or rest.way, self._time, trajectory)

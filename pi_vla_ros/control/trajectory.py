@@ -25,13 +25,18 @@ def motion(trajectory: Trajectory, time: float) -> np.ndarray:
         return state
     k = int(at)
     s, h = at - k, trajectory.step
-    p0, p1 = trajectory.positions[k], trajectory.positions[k + 1]
-    v0, v1 = trajectory.velocities[k] * h, trajectory.velocities[k + 1] * h
-    d = p1 - p0
-    a, b = v0 + v1 - 2 * d, 3 * d - 2 * v0 - v1  # p0 + v0 s + b s² + a s³
-    state[0] = p0 + s * (v0 + s * (b + s * a))
-    state[1] = (v0 + s * (2 * b + 3 * s * a)) / h
-    state[2] = (2 * b + 6 * s * a) / (h * h)
+    r = 1 - s
+    p0, p1 = trajectory.positions[k : k + 2]
+    np.subtract(p1, p0, out=state[0])
+    state[1:] = trajectory.velocities[k : k + 2]
+    state = np.array(  # of the way, of the velocity at its begin, of that at its end
+        [
+            [s * s * (3 - 2 * s), h * s * r * r, -h * s * s * r],
+            [6 * s * r / h, r * (1 - 3 * s), s * (3 * s - 2)],
+            [(6 - 12 * s) / (h * h), (6 * s - 4) / h, (6 * s - 2) / h],
+        ]
+    ).dot(state)
+    state[0] += p0
     return state
 
 
