@@ -32,7 +32,7 @@ except ImportError:
 SLACK = 1e-3  # share of a limit, for the two clocks' difference and rounding
 NEAR = 1e-5  # rad or m: nothing moves by less
 FAR = 1e9  # what an unlimited joint's limits are taken for
-MEET = np.geomspace(0.05, 5.0, 16)  # s: when the trajectory may be met; the first that the limits allow
+MEET = np.geomspace(0.02, 5.0, 18)  # s: when the trajectory may be met; the first that the limits allow
 
 
 class Way(Protocol):
@@ -136,19 +136,26 @@ class Guard:
         return bool(((low >= wide.low) & (high <= wide.high) & (speed <= wide.velocity)).all())
 
     def _next(self, trajectory: Trajectory, now: float, time: float) -> Bridge:
-        """The earliest meeting with the trajectory, or a stop, from which there is one. A meeting that was arranged
-        with the trajectory before this one stays, if it can: else each new trajectory would put it off."""
+        """The earliest meeting with the trajectory, or a stop, from which there is one. What was arranged with the
+        trajectory before this one stays if this one comes by there, and is tried if not: else each new trajectory would
+        put the meeting off."""
         state, wide, current = self._state, self._wide, self._bridge
+        if current:
+            met = current.way.at_time(current.way.duration)
+            apart = np.abs(met - motion(trajectory, now + current.end - time))
+            if (apart <= self._most[0, 1:4] / 2).all():  # both trajectories pass there
+                return dataclasses.replace(current, trajectory=trajectory)
         rest = Stop(state, self._limits)
         goal = np.clip(motion(trajectory, math.inf)[0], wide.low + NEAR, wide.high - NEAR)
         by_stop = rest.duration + patience(goal - rest.end, self._limits)
         latest = max(trajectory.end - now, by_stop - (time - self._time), MEET[0])
-        times = np.array([*([current.end - time] if current else []), *MEET[latest > MEET], latest])
+        arranged = [current.end - time] if current else []
+        times = np.array([*sorted([*arranged, *MEET[latest > MEET]]), latest])
         ends = np.array([motion(trajectory, now + later) for later in times])
         ends[-1] = goal, 0 * goal, 0 * goal
         way = self._cross(ends, times + (time - self._time))
         if way is None and current:
-            after = Stop(current.way.at_time(current.way.duration), self._limits)
+            after = Stop(met, self._limits)
             by_current = current.end - self._time + after.duration + patience(goal - after.end, self._limits)
             if by_current <= by_stop or not self._safe(state):
                 return dataclasses.replace(current, trajectory=trajectory)
@@ -197,7 +204,7 @@ def _by_ruckig(begin: np.ndarray, end: np.ndarray, duration: float, limits: Limi
     request.max_jerk, request.minimum_duration = limits.jerk.tolist(), float(duration)
     try:
         found = ruckig.Ruckig(joints).calculate(request, profile)
-    except ruckig.RuckigError:  # what is asked for is itself beyond the limits
+    except (ruckig.RuckigError, ValueError):  # it refuses what is asked for, or its result has no name
         return None
     if found not in (ruckig.Result.Working, ruckig.Result.Finished) or profile.duration > duration * (1 + 1e-6):
         return None
