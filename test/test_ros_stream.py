@@ -128,7 +128,10 @@ def test_the_simulated_robot_follows_each_kind_of_message(kind, tmp_path, listen
     finally:
         stream.close()
         simulated.send_signal(signal.SIGINT)
-        assert simulated.wait(20) == 0
+        try:
+            assert simulated.wait(20) == 0
+        finally:
+            simulated.kill()
     told = json.loads(report.read_text())
     assert told["follows"] == "commands" and told["commands"]["rejected"] == {}
     assert told["commands"]["accepted"] > 150 and max(told["tracking_error"].values()) < 0.1
