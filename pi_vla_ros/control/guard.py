@@ -106,6 +106,7 @@ class Guard:
                 [a, none, none, none],
             ]
         ).transpose(1, 0, 2)
+        self._loose = SLACK * SLACK * a
         self._fade, self._slow, self._ramp = 1 / j, 1 / (2 * a), a / j
 
     def _legal(self, state: np.ndarray, dt: float) -> bool:
@@ -118,9 +119,11 @@ class Guard:
         if (np.abs(found) > most[0] + dt * (most[1] + dt * (most[2] + dt * most[3]))).any():
             return False
         # a speed beside its mean acceleration's: the jerk that the change of acceleration leaves makes it
-        left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
-        if (np.abs(beside[1]) > np.maximum(left, 0.0) / 4 + SLACK * SLACK * self._wide.acceleration).any():
-            return False
+        more = np.abs(beside[1]) - self._loose
+        if more.max() > 0:
+            left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
+            if (more > np.maximum(left, 0.0) / 4).any():
+                return False
         # the way to rest, rounded up: first no acceleration, then all of it
         speed, bend = np.abs(state[1:])
         fade = bend * self._fade
