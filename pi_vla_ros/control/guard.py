@@ -44,11 +44,11 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Bridge:
-    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found."""
+    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found; None: for a stop."""
 
     way: Way
     begin: float
-    trajectory: Trajectory
+    trajectory: Trajectory | None
 
     @property
     def end(self) -> float:
@@ -86,6 +86,17 @@ class Guard:
                 state = self._bridge.way.at_time(time - self._bridge.begin)
         self._state, self._time = state, time
         return state[0], state[1]
+
+    def stop(self, time: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """What to emit when nothing is to be commanded any more: the way to rest, then None and the next command is the
+        first. A clock that went back, as a simulated one does, ends it at once."""
+        if self._state is None or time < self._time or not self._state[1:].any():
+            self.reset()
+            return None
+        if self._bridge is None or self._bridge.trajectory is not None:
+            self._bridge = Bridge(Stop(self._state, self._limits).way, self._time, None)
+        self._state, self._time = self._bridge.way.at_time(time - self._bridge.begin), time
+        return self._state[0], self._state[1]
 
     def _begin(self, p: np.ndarray) -> None:
         """Where the first command lies out of range, the range reaches as far: an arm may be found there."""
