@@ -228,8 +228,8 @@ def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, guided, seed
 @torch.inference_mode()
 def test_flow_loop_in_every_order(monkeypatch, name):
     """Whoever comes first: the same bits."""
-    flow, runs = Flow(monkeypatch, name, 10, 60, 2, 2), []
-    for seed in range(6):
+    flow, runs = Flow(monkeypatch, name, 10, 60, 2), []
+    for seed in range(5):
         with_cpu(monkeypatch, seed)
         runs.append(flow.run())
     assert all(torch.equal(r, runs[0]) for r in runs)
