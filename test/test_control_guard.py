@@ -260,6 +260,46 @@ def test_no_trajectory_makes_it_pass_a_limit(kind, means):
     np.testing.assert_allclose(p[-1], goal, atol=2 * NEAR)
 
 
+def integrated(velocities, step, start=(0.0, 0.04, 0.0)):
+    """A trajectory with these velocities (knots, joints), straight between knots."""
+    ways = np.vstack([np.zeros(3), np.cumsum((velocities[1:] + velocities[:-1]) * step / 2, axis=0)])
+    return Trajectory(0, step, np.array(start) + ways, velocities)
+
+
+@pytest.mark.parametrize("kind", ["acceleration steps", "velocity steps", "no room to stop", "no room where it is met"])
+def test_what_looks_legal_from_one_tick_to_the_next_is_not_followed(kind, means):
+    """Steps that are within the acceleration limit, and speeds that are legal but for what comes next."""
+    t = np.arange(0, 1.2, 1e-3)[:, None]
+    speed = {
+        "acceleration steps": 1.2 * (1 - np.abs(t / 0.6 - 1)),  # 2 rad/s² up, 2 rad/s² down
+        "velocity steps": 0.003 * (t // 0.06 % 2),
+        "no room to stop": np.clip(2 * np.minimum(t, t * t * 5), 0, 1.5),
+        "no room where it is met": np.clip(2 * np.minimum(t, t * t * 5), 0, 1.5),
+    }[kind]
+    begin = (-0.2, 0.04, 0.0) if kind == "no room where it is met" else (0.0, 0.04, 0.0)
+    still, moving = hermite(np.repeat([begin], 2, axis=0)), integrated(speed * [1, 0, 0], 1e-3)
+    ticks = np.arange(-0.05, 3.0, 1 / 240)
+    p, v, _, the_guard = play(NARROW, lambda now, t: still if t < 0 else moving, lambda time: time, ticks)
+    assert the_guard.bridged > 0
+    assert_limits(ticks, p, v, NARROW)
+    goal = np.clip(moving.positions[-1], NARROW.low, NARROW.high)
+    np.testing.assert_allclose(p[-1], goal, atol=2 * NEAR)
+
+
+def test_a_bridge_stays_where_a_new_trajectory_comes_by_too(means):
+    """To the last digit: nothing is found anew."""
+    still, there = (hermite(np.repeat([[x, 0.04, 0.0]], 2, axis=0)) for x in (0.0, 0.3))
+    ticks, emitted = np.arange(0, 1.5, 1 / 240), []
+    for again in (False, True):
+
+        def said(now, time, again=again):
+            return still if time < 0.1 else dataclasses.replace(there) if again else there
+
+        emitted.append(play(NARROW, said, lambda time: time, ticks)[0])
+    np.testing.assert_array_equal(*emitted)
+    np.testing.assert_array_equal(emitted[0][-1], there.positions[-1])
+
+
 def test_a_trajectory_said_again_does_not_put_the_meeting_off(means):
     """As a new one at every tick, from a motion under way: it is met when it rests, or a stop and a move later."""
     policy = Policy("sim", "calm", 0.1, np.random.default_rng(0), 1.0)
@@ -336,8 +376,8 @@ def test_a_ruckig_that_fails_is_one_that_is_not_there():
         for name in ("without ruckig", "broken ruckig"):
             use(name)
             policy = Policy("sim", "rough", 0.1, np.random.default_rng(0), 9.0)
-            clock = lambda time: NOW + time + (0.3 if time > 0.5 else 0.0)  # noqa: E731
-            emitted.append(play(LIMITS, policy, clock, np.arange(0, 1.5, 1 / RATE))[0])
+            ticks = np.arange(0, 1.5, 1 / RATE)
+            emitted.append(play(LIMITS, policy, lambda time: NOW + time + (0.3 if time > 0.5 else 0.0), ticks)[0])
     finally:
         guard.ruckig = RUCKIG
     np.testing.assert_array_equal(*emitted)
