@@ -153,7 +153,7 @@ motions = {
     "name": st.sampled_from(sorted(ROBOTS)), "kind": st.sampled_from(KINDS), "seed": st.integers(0, 2**32),
     "rate": st.floats(100, 1000),
 }  # fmt: skip
-ordinary = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ordinary = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 thorough = settings(ordinary, max_examples=200)
 
 
@@ -176,7 +176,7 @@ def set_clock(name, kind, seed, rate, steps):
     rng = np.random.default_rng(seed)
     policy = Policy(name, kind, rng.uniform(0.06, 0.2), rng, 1.5)
     moments = np.sort(rng.uniform(0.3, 1.5, len(steps)))
-    ticks = np.concatenate([ticks_of(rng, 1.6, rate), np.arange(1.61, 8.0, 0.01)])  # and as long as the way may take
+    ticks = np.concatenate([ticks_of(rng, 1.6, rate), np.arange(1.61, 8.0, 0.02)])  # and as long as the way may take
 
     def clock(time):
         return NOW + time + sum(step for moment, step in zip(moments, steps, strict=True) if time >= moment)
@@ -208,7 +208,7 @@ def test_clocks_that_are_set_pass_no_limit(means, name, kind, seed, rate, steps)
 def test_a_stream_is_caught_up_with(step, means):
     """New trajectories every 33 ms do not put the meeting off: it is there 1.2 s after the clock was set."""
     policy = Policy("sim", "calm", 0.033, np.random.default_rng(0), 9.0)
-    ticks = np.arange(1, 2.8, 1 / RATE)
+    ticks = np.arange(1.2, 2.8, 1 / RATE)
     p, v, same, the_guard = play(LIMITS, policy, lambda time: NOW + time + (step if time > 1.5 else 0.0), ticks)
     assert_limits(ticks, p, v, LIMITS)
     assert same[ticks < 1.5].all() and same[ticks > 2.7].all() and the_guard.bridged > 0
@@ -230,12 +230,13 @@ NARROW = Limits(
 def test_no_trajectory_makes_it_pass_a_limit(kind, means):
     """A new one every 100 ms, played from anywhere. When they are over, the arm goes to where the last one rests, or
     as near as its range is."""
-    rng, ticks = np.random.default_rng(3), np.arange(0, 9.0, 1 / 240)
+    rng = np.random.default_rng(3)
+    ticks = np.concatenate([np.arange(0, 1.5, 1 / 240), np.arange(1.5, 7.0, 0.02)])
     current = [hermite(np.repeat([[0.2, 0.01, 0.0]], 2, axis=0)), 0.1]
     run = np.array([0.2, 0.04, 0.2]) + np.arange(40)[:, None] * 0.05 * NARROW.velocity * [1, 0, 1]
 
     def said(now, time):
-        if time >= current[1] and time < 2.5:
+        if time >= current[1] and time < 1.5:
             current[1] = time + 0.1
             first = int((time - rng.uniform(0, 0.2)) / 0.05)
             current[0] = {
@@ -248,7 +249,7 @@ def test_no_trajectory_makes_it_pass_a_limit(kind, means):
                     np.repeat(rng.uniform(-1, 1, (1, 3)) * [1, 0.08, 1], 2, axis=0), first=first
                 ),
             }[kind]()
-        if time >= 2.5:
+        if time >= 1.5:
             goal = np.clip(current[0].positions[-1], [-2, -1, -0.5], [0.5, 0.2, 0.5])
             current[0] = hermite(np.repeat(goal[None], 2, axis=0))
         return current[0]
@@ -256,8 +257,7 @@ def test_no_trajectory_makes_it_pass_a_limit(kind, means):
     p, v, _, _ = play(NARROW, said, lambda time: time, ticks)
     assert_limits(ticks, p, v, NARROW)
     goal = np.clip(current[0].positions[-1], NARROW.low, NARROW.high)
-    reached = np.abs(goal) < 10  # further than 9 s
-    np.testing.assert_allclose(p[-1][reached], goal[reached], atol=2 * NEAR)
+    np.testing.assert_allclose(p[-1], goal, atol=2 * NEAR)
 
 
 def test_a_trajectory_said_again_does_not_put_the_meeting_off(means):
@@ -291,7 +291,7 @@ def test_what_has_no_limit(unlimited, means):
     names = [n for some in without.values() for n in some] if unlimited == "all" else without[unlimited]
     limits = dataclasses.replace(NARROW, **{n: np.full(3, -np.inf if n == "low" else np.inf) for n in names})
     near, far = (hermite(np.repeat([[x, 0.01, x]], 2, axis=0)) for x in (0.0, 0.5))
-    ticks = np.arange(0, 2.5, 1 / 240)
+    ticks = np.arange(0, 2.5, 1 / 120)
     with np.errstate(all="raise", under="ignore"):
         p, v, same, _ = play(limits, lambda now, time: far if time > 0.1 else near, lambda time: time, ticks)
     assert np.isfinite(p).all() and np.isfinite(v).all() and same[-1]

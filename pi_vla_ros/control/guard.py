@@ -44,11 +44,11 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Bridge:
-    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found."""
+    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found; None: for a stop."""
 
     way: Way
     begin: float
-    trajectory: Trajectory
+    trajectory: Trajectory | None
 
     @property
     def end(self) -> float:
@@ -87,6 +87,17 @@ class Guard:
         self._state, self._time = state, time
         return state[0], state[1]
 
+    def stop(self, time: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """What to emit when nothing is to be commanded any more: the way to rest, then None and the next command is the
+        first. A clock that went back, as a simulated one does, ends it at once."""
+        if self._state is None or time < self._time or not self._state[1:].any():
+            self.reset()
+            return None
+        if self._bridge is None or self._bridge.trajectory is not None:
+            self._bridge = Bridge(Stop(self._state, self._limits).way, self._time, None)
+        self._state, self._time = self._bridge.way.at_time(time - self._bridge.begin), time
+        return self._state[0], self._state[1]
+
     def _begin(self, p: np.ndarray) -> None:
         """Where the first command lies out of range, the range reaches as far: an arm may be found there."""
         given = self._limits
@@ -106,6 +117,7 @@ class Guard:
                 [a, none, none, none],
             ]
         ).transpose(1, 0, 2)
+        self._loose = SLACK * SLACK * a
         self._fade, self._slow, self._ramp = 1 / j, 1 / (2 * a), a / j
 
     def _legal(self, state: np.ndarray, dt: float) -> bool:
@@ -118,9 +130,11 @@ class Guard:
         if (np.abs(found) > most[0] + dt * (most[1] + dt * (most[2] + dt * most[3]))).any():
             return False
         # a speed beside its mean acceleration's: the jerk that the change of acceleration leaves makes it
-        left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
-        if (np.abs(beside[1]) > np.maximum(left, 0.0) / 4 + SLACK * SLACK * self._wide.acceleration).any():
-            return False
+        more = np.abs(beside[1]) - self._loose
+        if more.max() > 0:
+            left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
+            if (more > np.maximum(left, 0.0) / 4).any():
+                return False
         # the way to rest, rounded up: first no acceleration, then all of it
         speed, bend = np.abs(state[1:])
         fade = bend * self._fade
