@@ -12,7 +12,7 @@ import torch
 
 from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
-from pi_vla_ros.bench.measure import NotRepeatable, Subject, quantile
+from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, quantile
 from pi_vla_ros.bench.report import grid
 from pi_vla_ros.bench.trace import choices, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
@@ -51,6 +51,27 @@ def test_floor_of_many_robots():
     assert floor_ms(PI05, many, H200) == pytest.approx(40 * shared + arithmetic) and arithmetic > expert
 
 
+def test_floor_of_a_vision_tower_in_its_own_precision():
+    """π0's tower in fp32 at a tenth of the rate: ten times its 0.66e12 operations."""
+    case = Case(model="pi0", prompt_len=20)
+    mixed = floor_ms(PI0, case, replace(H200, vision_tflops=78.0)) - floor_ms(PI0, case, H200)
+    assert mixed == pytest.approx(9 * 0.66 / 0.78, rel=0.02)
+
+
+@pytest.mark.parametrize("model", ["pi0", "pi05"])
+def test_vision_in_its_own_precision(model):
+    mixed = replace(TINY, model=model, precision="bf16", vision_precision="fp32")
+    for case, dtype in ((mixed, torch.float32), (replace(mixed, vision_precision=None), torch.bfloat16)):
+        subject = Subject(case, CPU)
+        model_ = subject.engine._runner._model
+        assert model_.vision.layers[0].mlp.fc1.weight.dtype == dtype
+        assert model_.language.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    row = measure(Subject(mixed, CPU), replace(H200, vision_tflops=78.0), 1, 0.0)
+    assert (row["precision"], row["vision_precision"], row["ceilings"]["vision_tflops"]) == ("bf16", "fp32", 78.0)
+    with pytest.raises(ValueError, match="--vision-precision: with --precision fp8"):
+        replace(mixed, precision="fp8").engine(CPU)
+
+
 def test_quantiles():
     values = list(range(1000, 0, -1))
     assert [quantile(values, q) for q in (0.5, 0.99, 0.999, 1.0)] == [500, 990, 999, 1000]
@@ -64,14 +85,13 @@ def test_random_geometry_takes_the_prompt():
 
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
-    given = (
-        f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80 --iters 5"
-    )
+    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80"
+    given += " --iters 5 --idle 0.25"
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
-    sizes["frame"] = [60, 80]
+    sizes |= {"frame": [60, 80], "idle_s": 0.25}
     assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32" and row["fused"] is False
     assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
     for name in ("wall_ms", "graph_ms"):
@@ -87,7 +107,9 @@ def test_whole_command(model, tmp_path, capsys):
 def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "VIEWS", (1, 2))
     monkeypatch.setattr(bench, "PROMPTS", (5, 60, 20))
-    assert bench.main(f"--tiny --model pi0 --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json".split()) == 0
+    assert (
+        bench.main(f"--tiny --model pi0 --matrix --steps 1 --iters 2 --idle 0 --json {tmp_path}/rows.json".split()) == 0
+    )
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(r["views"], r["prompt_len"]) for r in rows] == [(1, 5), (1, 20), (2, 5), (2, 20)]  # π0's prompts end at 48
     assert grid(rows) in capsys.readouterr().out
@@ -97,7 +119,7 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
     monkeypatch.setattr(bench, "VIEWS", (1, 9))
     monkeypatch.setattr(bench, "PROMPTS", (5,))
     folder = tiny_checkpoint("pi05")
-    given = f"--tiny --checkpoint {folder} --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json"
+    given = f"--tiny --checkpoint {folder} --matrix --steps 1 --iters 2 --idle 0 --json {tmp_path}/rows.json"
     assert bench.main(given.split()) == 0
     assert [(r["views"], r["prompt_len"]) for r in json.loads((tmp_path / "rows.json").read_text())] == [(1, 5)]
 
@@ -109,7 +131,10 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
         ("--views 0", "must be at least 1, is 0"),
         ("--iters 0", "--iters"),
         ("--precision int4", "--precision"),
+        ("--vision-precision fp8", "--vision-precision"),
         ("--frame 480", "--frame"),
+        ("--idle -1", "--idle: must be 0 or more"),
+        ("--idle nan", "--idle: must be 0 or more"),
         ("--frame 0x640", "--frame"),
     ],
 )

@@ -57,7 +57,7 @@ class Engine:
                 "Give num_inference_steps"
             )
         self._rtc = config.runtime.rtc
-        self._max_delay = self._trained_delay(wanted)
+        self._limits = Limits(self.geometry, self.cameras, self.max_batch_size, self._rtc, self._trained_delay(wanted))
         captured = device.target == "cuda" and config.runtime.use_cuda_graph
         vision = wanted.vision_params_dtype or device.params_dtype
         ours = device.params_dtype == torch.bfloat16 and vision in (torch.bfloat16, torch.float32)
@@ -140,8 +140,7 @@ class Engine:
             raise RuntimeError("Engine.step: the engine is closed")
         if type(request) is not self._plugin.request:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
-        limits = Limits(self.geometry, self.cameras, self.max_batch_size, self._rtc, self._max_delay)
-        inputs = check(request, limits)
+        inputs = check(request, self._limits)
         if not (isinstance(inputs.pixel_values, Tensor) or (self.fused and self._largest_frame)):
             images = square_images(inputs.pixel_values, self.geometry.vision.image, self._resize)
             inputs = replace(inputs, pixel_values=images)

@@ -163,7 +163,9 @@ def _frames(request: PI05Request | PI0Request, limits: Limits) -> tuple[Images, 
                     check_frame(frame, f"frames[{i}][{j}]")
                 except ValueError as error:
                     raise RequestError(str(error)) from error
-    return request.frames, torch.tensor([[frame is not None for frame in robot] for robot in request.frames])
+    return request.frames, torch.from_numpy(
+        np.array([[frame is not None for frame in robot] for robot in request.frames])
+    )
 
 
 def _draw(request: PI05Request | PI0Request, batch: int) -> Draw:
@@ -225,16 +227,18 @@ def _tensor(name: str, value, dtype: torch.dtype) -> Tensor:
 
 
 def _shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(value.shape) != shape:
+    if value.shape != shape:
         raise RequestError(f"{name}: must be {shape}, is {tuple(value.shape)}")
 
 
 def _within(name: str, value: Tensor, low: int, high: int) -> None:
-    if int(value.min()) < low or int(value.max()) > high:
-        raise RequestError(f"{name}: must lie in {low}..{high}, has {int(value.min())}..{int(value.max())}")
+    numbers = value.numpy(force=True)  # NumPy: a PyTorch operation takes several times as long to begin
+    least, most = int(numbers.min()), int(numbers.max())
+    if least < low or most > high:
+        raise RequestError(f"{name}: must lie in {low}..{high}, has {least}..{most}")
 
 
 def _floats(name: str, value, shape: tuple[int, ...]) -> None:
     _shape(name, _tensor(name, value, torch.float32), shape)
-    if not bool(torch.isfinite(value).all()):
+    if not np.isfinite(value.numpy(force=True)).all():
         raise RequestError(f"{name}: has NaN or infinite entries")
