@@ -278,7 +278,7 @@ def test_what_looks_legal_from_one_tick_to_the_next_is_not_followed(kind, means)
     }[kind]
     begin = (-0.2, 0.04, 0.0) if kind == "no room where it is met" else (0.0, 0.04, 0.0)
     still, moving = hermite(np.repeat([begin], 2, axis=0)), integrated(speed * [1, 0, 0], 1e-3)
-    ticks = np.arange(-0.05, 3.0, 1 / 240)
+    ticks = np.arange(-10.5 / 240, 3.0, 1 / 240)  # the steps are in the middle of a tick
     p, v, _, the_guard = play(NARROW, lambda now, t: still if t < 0 else moving, lambda time: time, ticks)
     assert the_guard.bridged > 0
     assert_limits(ticks, p, v, NARROW)
