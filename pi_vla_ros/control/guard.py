@@ -77,7 +77,8 @@ class Guard:
             self._begin(state[0])
         else:
             if self._bridge and time >= self._bridge.end:
-                self._state, self._time = self._bridge.way.at_time(self._bridge.way.duration), self._bridge.end
+                self._state = self._bridge.way.at_time(self._bridge.way.duration)
+                self._time = max(self._time, self._bridge.end)  # a late tick may have been past a stop
                 self._bridge = None
             if self._bridge or not self._legal(state, max(time - self._time, 1e-6)):
                 self.bridged += 1
