@@ -91,6 +91,27 @@ def test_a_stop_at_any_moment_keeps_all_limits(robot, installed, monkeypatch):
             assert (slow - quick).mean() > 0.1  # s
 
 
+@pytest.mark.parametrize("error", ["RuckigError", "ValueError"])
+def test_a_ruckig_that_raises_is_one_that_is_not_there(error, monkeypatch):
+    """It does, where it is asked for what is beyond its limits."""
+    ruckig = pytest.importorskip("ruckig")
+    planner = Planner(JERKY)
+    *_, (now, _, plan) = drive(planner, [lambda now: chunk(now - 0.05)] * 20)
+
+    class Raises:
+        def __init__(self, joints):
+            pass
+
+        def calculate(self, request, profile):
+            raise ruckig.RuckigError("no") if error == "RuckigError" else ValueError("-101 is not a valid Result")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ruckig, "Ruckig", Raises)
+        stop = planner.stop(plan, now)
+    monkeypatch.setattr(halt, "ruckig", None)
+    np.testing.assert_array_equal(stop.trajectory.positions, planner.stop(plan, now).trajectory.positions)
+
+
 def test_a_smooth_policy_is_tracked_in_its_own_time():
     """After the ramp the commanded position is what the policy said for that very time, not earlier, not later."""
     planner = Planner(ROBOT)

@@ -23,7 +23,8 @@ def start(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=100, env=env)
 
 
-@pytest.mark.parametrize("model", [pytest.param("pi05", marks=pytest.mark.slow), "pi0"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_passes(model):
     ran = start(EXAMPLES / f"run_{model}.py", "--tiny")
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -54,5 +54,8 @@ def _profile(v: np.ndarray, a: np.ndarray, limits: Limits):
     request.target_velocity = request.target_acceleration = [0.0] * joints
     request.max_acceleration, request.max_jerk = limits.acceleration.tolist(), limits.jerk.tolist()
     profile = ruckig.Trajectory(joints)
-    found = ruckig.Ruckig(joints).calculate(request, profile) in (ruckig.Result.Working, ruckig.Result.Finished)
-    return profile if found else None
+    try:
+        found = ruckig.Ruckig(joints).calculate(request, profile)
+    except (ruckig.RuckigError, ValueError):  # it refuses what is itself beyond the limits, some of it without a name
+        return None
+    return profile if found in (ruckig.Result.Working, ruckig.Result.Finished) else None
