@@ -130,6 +130,7 @@ def test_somebody_else_plays(sim_robot, tiny_checkpoint, tmp_path, node):
     assert json.loads(report.read_text())["ticks"] > 60
 
 
+@pytest.mark.slow
 def test_the_live_node_under_a_recording(sim_robot, tiny_checkpoint, tmp_path, environment, node):
     bag = write_bag(tmp_path / "bag", messages(sim_robot.joint_names, 4.0, "joint_trajectory"))
     robot, report, log = without_tracking("sim"), tmp_path / "online.html", tmp_path / "policy.log"
