@@ -5,7 +5,7 @@
 import numpy as np
 import pytest
 
-from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.board import ANY_TIME, TrajectoryBoard
 from pi_vla_ros.control.guard import SLACK, Guard
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.player import Player
@@ -13,7 +13,6 @@ from pi_vla_ros.types import Trajectory
 
 HZ, STEP = 480.0, 0.01
 LOW, HIGH, SPEED, HARD, JERK = (np.array(x) for x in ([-2.0, -2], [2.0, 2], [2.0, 1], [8.0, 6], [160.0, 90]))
-ANY_TIME = 2**62
 
 
 @pytest.fixture

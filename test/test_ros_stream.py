@@ -26,7 +26,7 @@ from rclpy.qos import QoSProfile
 from ros_rig import start_ros
 from sensor_msgs.msg import JointState
 
-from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.board import ANY_TIME, TrajectoryBoard
 from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.resources import package_file
@@ -250,6 +250,21 @@ def test_an_offer_that_found_the_streamer_hanging_is_not_executed_later(listen):
     finally:
         stream.close()
     assert {m.data[0] for _, m in commands.heard} == {0.0}
+
+
+def test_where_to_rest_is_taken_however_late_it_is_heard(listen):
+    commands = listen(TYPES["float64_multi_array"], "commands")
+    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ, boundless(1)))
+    try:
+        stream.play(True)
+        still = smooth(np.zeros(1), np.zeros(1), 0.1, time.time())
+        assert stream.offer(still, still.last)
+        os.kill(stream.pid, signal.SIGSTOP)
+        stream.offer(smooth(np.ones(1), np.ones(1), 0.1, time.time()), ANY_TIME)
+        os.kill(stream.pid, signal.SIGCONT)
+        commands.until(lambda: commands.heard and commands.heard[-1][1].data[0] == 1.0, "the place")
+    finally:
+        stream.close()
 
 
 def _open(fd) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 from pi_vla_ros.types import Trajectory
 
 CAPACITY = 4096  # knots
-NEVER = -(2**62)  # tick: a join that is always over
+ANY_TIME = 2**62  # tick of a join: to rest at the measured state is right whenever it is heard
+NEVER = -ANY_TIME  # a join that is always over
 
 # The integer header, by the writer; then by the player: last generation taken / refused, commands sent / replaced.
 SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from rclpy.lifecycle import LifecycleNode
 from trajectory_msgs.msg import JointTrajectory
 
+from pi_vla_ros.control.board import ANY_TIME
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.control.planner import Plan
 from pi_vla_ros.robot import RobotConfig
@@ -14,7 +15,6 @@ from pi_vla_ros.ros.messages import joint_trajectory
 from pi_vla_ros.ros.qos import COMMANDS
 from pi_vla_ros.ros.stream import Stream, StreamSpec
 
-ANY_TIME = 2**62  # tick: to rest at the measured state is right whenever it is heard
 UNDERWAY = 2e-3  # s that a trajectory takes to its controller
 
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from pi_vla_ros.control.board import TrajectoryBoard
+from pi_vla_ros.control.board import ANY_TIME, TrajectoryBoard
 from pi_vla_ros.control.limiter import Limits
 from pi_vla_ros.types import Trajectory
 
@@ -102,9 +102,9 @@ class Stream:
 
     def offer(self, trajectory: Trajectory, join: int) -> bool:
         """Hand over a trajectory; False when the streamer was already past the join, or does not answer: then the
-        offer is taken back, so that both sides mean the same motion when it wakes up."""
+        offer is taken back, so that both sides mean the same motion when it wakes up. One of ANY_TIME stands."""
         generation = self._board.write(trajectory, join)
-        if not self._answered(generation):
+        if not self._answered(generation) and join != ANY_TIME:
             self._board.withdraw()
             self._answered(generation)  # it may have been about to take it
         return self._board.taken == generation
