@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,13 +53,14 @@ class NoiseSource:
 
     def on_gpu(self, batch: int, draw: Draw) -> Keys:
         """A request's own seed is draw 0 of it, the engine's sequence has the draws from 1 on."""
-        keys = torch.ones(batch, 4, dtype=torch.int64)
+        keys = np.ones((batch, 4), np.int64)  # NumPy: a PyTorch operation takes several times as long to begin
         if draw.seeds is None:
             self._draws += 1
-        keys[:, 1] = self._seed if draw.seeds is None else draw.seeds
-        keys[:, 2] = 0 if isinstance(draw.seeds, Tensor) else torch.arange(batch)
+        each = isinstance(draw.seeds, Tensor)
+        keys[:, 1] = self._seed if draw.seeds is None else draw.seeds.numpy(force=True) if each else draw.seeds
+        keys[:, 2] = 0 if each else np.arange(batch)
         keys[:, 3] = self._draws if draw.seeds is None else 0
-        return Keys(keys, torch.full((batch,), draw.scale))
+        return Keys(torch.from_numpy(keys), torch.from_numpy(np.full(batch, draw.scale, np.float32)))
 
 
 def _seeded(seed: int) -> torch.Generator:
