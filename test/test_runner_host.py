@@ -101,6 +101,7 @@ def made(gpu, monkeypatch):
 
         def launch(self, x_t, batch, longest, lengths, *_):
             gpu.launch("expert", lambda: x_t.add_(self.prefix.x + self.prefix.text))
+            gpu.launch("expert ends", lambda: self.prefix.x.zero_())
 
     stand_ins = {"VisionStage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
     for name, stand_in in stand_ins.items():
@@ -146,7 +147,7 @@ def expected(images, r):
     return r.noise + float(np.float32(sum(seen) + float(r.input_ids.sum()) + 1000 * rows))
 
 
-STEP = ["vision", "draw", "prefix", "expert", "wait"]
+STEP = ["vision", "draw", "prefix", "expert", "expert ends", "wait"]
 
 
 def test_a_step_is_two_graphs_and_one_wait(gpu, made):
@@ -177,6 +178,16 @@ def test_vision_starts_before_the_prompt_is_there(gpu, made):
     r = request(images)
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
     assert gpu.log == STEP
+
+
+def test_a_size_that_comes_first_in_a_step(gpu, made):
+    """Capturing runs what is captured, over what the vision tower has left there."""
+    e = made((SIZE, SIZE))
+    images = [[None, picture(7)]]
+    e.look(images)
+    for length in (9, 39):
+        r = request(images, length)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
 
 
 def test_a_look_that_nothing_came_of(gpu, made):
@@ -230,5 +241,5 @@ def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
         for image, (place, at) in zip(images, e._runner._frames._places, strict=True):
             assert np.array_equal(place, image)
             assert torch.equal(there.block[at : at + image.size], torch.from_numpy(image).flatten())
-        if sizes[0] != square:
+        if sizes[0] != (SIZE, SIZE):
             assert torch.equal(there.records, torch.from_numpy(host.records)) and (there.records[:, 0] == 1).all()

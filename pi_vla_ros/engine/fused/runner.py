@@ -9,8 +9,7 @@ length, which the graph reads from memory. Masked cameras are left out of the ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +31,7 @@ from pi_vla_ros.model.rtc import each
 from pi_vla_ros.processing.images import Resize
 
 BUCKET = 16
-STAGES = ("vision", "prefix", "expert")
+STAGES = {"vision": 0, "prefix": 2, "expert": 3}  # the mark at which each begins; it ends at the next
 
 
 class FusedRunner:
@@ -71,8 +70,8 @@ class FusedRunner:
         if self._cuda:
             self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
             self._copies = torch.cuda.Stream(device)
-            # begin and end of each stage
-            self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(2 * len(STAGES))]
+            # vision's begin and end, those of the prefix, the expert's end
+            self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(5)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             self._uploaded = torch.cuda.Event()
             torch.cuda.synchronize(device)  # the weights were packed on another stream
@@ -115,6 +114,7 @@ class FusedRunner:
         # numpy on the host: a torch operation costs several times more there, and there are a dozen
         lengths, ids = inputs.lang_lens.numpy(force=True), inputs.input_ids.numpy(force=True)
         n, seen, bucket = len(lengths), sum(mask), self._bucket(int(lengths.max()))
+        replay = self._ready(FusedRunner._answer, n, seen, bucket)
         if self._looked is None or inputs.pixel_values is not self._looked:
             self._start(inputs.pixel_values, [mask] * n, seen, bucket if n > 1 else 0)
         self._looked = None
@@ -127,7 +127,6 @@ class FusedRunner:
             host.state[:n] = inputs.state.numpy(force=True)
         arena.noise(n, inputs.noise)
         arena.chunk(n, getattr(inputs, "rtc", None))
-        replay = self._ready(FusedRunner._answer, n, seen, bucket)
         if not self._cuda:
             arena.upload()
             replay()
@@ -161,8 +160,7 @@ class FusedRunner:
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds of the last step by stage; copies: what is left between upload and download, waiting for the
         host included."""
-        pairs = zip(STAGES, self._marks[::2], self._marks[1::2], strict=True)
-        stages = {name: begin.elapsed_time(end) for name, begin, end in pairs}
+        stages = {name: self._marks[i].elapsed_time(self._marks[i + 1]) for name, i in STAGES.items()}
         return {**stages, "copies": self._ends[0].elapsed_time(self._ends[1]) - sum(stages.values())}
 
     def close(self) -> None:
@@ -177,37 +175,35 @@ class FusedRunner:
         frames that need no resizing."""
         seen, n = cameras * self.geometry.vision.tokens, batch * cameras
         d = self._arena.device
-        with self._stage("vision"):
+        self._mark(0)
+        with phase("vision"):
             if n:
                 if self._frames:
                     images = self._frames.launch(d.records, d.block, n, square, pdl=self._pdl)
                 else:
                     images = d.images[:n]
                 self.vision.launch(images, self.prefix.x, seen, self.prefix.sums, seen + prompt)
+        self._mark(1)
 
     def _answer(self, batch: int, cameras: int, prompt: int) -> None:
+        """Those rows, which it spends, and the prompt -> actions in the place of the noise."""
         g, d = self.geometry, self._arena.device
         seen = cameras * g.vision.tokens
         noise, lengths = d.noise[:batch], d.lengths[:batch]
-        with self._stage("prefix"):
+        self._mark(2)
+        with phase("prefix"):
             draw(noise, d.keys[:batch], d.scale[:batch], pdl=self._pdl)
             self.prefix.launch(d.tokens[:batch], seen, prompt, lengths, self.expert.chunked(batch))
-        with self._stage("expert"):
+        self._mark(3)
+        with phase("expert"):
             self.expert.launch(noise.view(-1, g.action_dim), batch, seen + prompt, lengths, self.prefix.keys,
                                self.prefix.values, self.prefix.rope, None if g.model == "pi05" else d.state[:batch],
                                each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
+        self._mark(4)
 
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """A range of its name, with its times where it is captured."""
-        place = 2 * STAGES.index(name)
-        capturing = self._cuda and torch.cuda.is_current_stream_capturing()
-        if capturing:
-            self._marks[place].record()
-        with phase(name):
-            yield
-        if capturing:
-            self._marks[place + 1].record()
+    def _mark(self, i: int) -> None:
+        if self._cuda and torch.cuda.is_current_stream_capturing():
+            self._marks[i].record()
 
     def _ready(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
         """What runs `part`, captured for these sizes."""
@@ -220,6 +216,7 @@ class FusedRunner:
     def _prepared(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
         if not (self._cuda and self.captured):
             return torch.no_grad()(lambda: part(self, *sizes))
+        self._looked = None  # what was seen is overwritten
         with torch.cuda.stream(self._stream):
             part(self, *sizes)  # compiles
             self._stream.synchronize()
