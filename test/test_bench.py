@@ -12,7 +12,7 @@ import torch
 
 from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
-from pi_vla_ros.bench.measure import NotRepeatable, Subject, quantile
+from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, quantile
 from pi_vla_ros.bench.report import grid
 from pi_vla_ros.bench.trace import choices, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
@@ -49,6 +49,27 @@ def test_floor_of_many_robots():
     # 2000 rows: no longer the memory but the arithmetic sets the expert's floor
     arithmetic = expert * 4.24 / 780 * 2000
     assert floor_ms(PI05, many, H200) == pytest.approx(40 * shared + arithmetic) and arithmetic > expert
+
+
+def test_floor_of_a_vision_tower_in_its_own_precision():
+    """π0's tower in fp32 at a tenth of the rate: ten times its 0.66e12 operations."""
+    case = Case(model="pi0", prompt_len=20)
+    mixed = floor_ms(PI0, case, replace(H200, vision_tflops=78.0)) - floor_ms(PI0, case, H200)
+    assert mixed == pytest.approx(9 * 0.66 / 0.78, rel=0.02)
+
+
+@pytest.mark.parametrize("model", ["pi0", "pi05"])
+def test_vision_in_its_own_precision(model):
+    mixed = replace(TINY, model=model, precision="bf16", vision_precision="fp32")
+    for case, dtype in ((mixed, torch.float32), (replace(mixed, vision_precision=None), torch.bfloat16)):
+        subject = Subject(case, CPU)
+        model_ = subject.engine._runner._model
+        assert model_.vision.layers[0].mlp.fc1.weight.dtype == dtype
+        assert model_.language.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    row = measure(Subject(mixed, CPU), replace(H200, vision_tflops=78.0), 1, 0.0)
+    assert (row["precision"], row["vision_precision"], row["ceilings"]["vision_tflops"]) == ("bf16", "fp32", 78.0)
+    with pytest.raises(ValueError, match="--vision-precision: with --precision fp8"):
+        replace(mixed, precision="fp8").engine(CPU)
 
 
 def test_quantiles():
@@ -109,6 +130,7 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
         ("--views 0", "must be at least 1, is 0"),
         ("--iters 0", "--iters"),
         ("--precision int4", "--precision"),
+        ("--vision-precision fp8", "--vision-precision"),
         ("--frame 480", "--frame"),
         ("--frame 0x640", "--frame"),
     ],

@@ -32,6 +32,7 @@ class Case:
     """views: cameras; frame: (height, width) of theirs; prompt_len: tokens; chunk_size: actions; steps: of the flow;
     batch: robots.
 
+    vision_precision: of the vision tower; None: the same. π0's reference has it in fp32.
     checkpoint: folder of the weights, whose model and chunk then count; None: seeded random ones.
     tiny: a model of toy size, to try the commands with.
     """
@@ -44,6 +45,7 @@ class Case:
     steps: int = 10
     batch: int = 1
     precision: str = "bf16"
+    vision_precision: str | None = None
     checkpoint: Path | None = None
     tiny: bool = False
 
@@ -54,10 +56,12 @@ class Case:
         return replace(base, chunk=self.chunk_size, prompt_len=max(base.prompt_len, self.prompt_len))
 
     def engine(self, device: torch.device) -> Engine:
-        """Everything in one precision, π0's vision tower too."""
+        """Everything in one precision, π0's vision tower too, unless `vision_precision` says otherwise."""
         dtype = DTYPES[self.precision]
+        if dtype == FP8 and self.vision_precision:
+            raise ValueError("--vision-precision: with --precision fp8 the vision tower is in fp8, too; leave it out")
         sizes = {"max_batch_size": self.batch, "num_inference_steps": self.steps}
-        sizes["vision_params_dtype"] = None if dtype == FP8 else dtype
+        sizes["vision_params_dtype"] = None if dtype == FP8 else DTYPES[self.vision_precision or self.precision]
         if self.checkpoint is None:
             sizes |= {"random_geometry": self.geometry, "cameras": self.views}
         else:

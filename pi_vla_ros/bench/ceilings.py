@@ -17,22 +17,28 @@ from pi_vla_ros.model.geometry import GemmaGeometry, Geometry
 @dataclass(frozen=True)
 class Ceilings:
     """tflops: of a large matrix product in the case's precision; copy, read: TB/s of device memory (a copy's bytes are
-    those read and those written)."""
+    those read and those written); vision_tflops: in the vision tower's precision, where it has its own."""
 
     tflops: float
     copy_tbytes: float
     read_tbytes: float
+    vision_tflops: float | None = None
 
     @classmethod
-    def measure(cls, device: torch.device, precision: str) -> Ceilings:
+    def measure(cls, device: torch.device, precision: str, vision: str | None = None) -> Ceilings:
         gpu = device.type == "cuda"
         n = 8192 if gpu else 512
         data = torch.zeros(1 << (28 if gpu else 22), device=device)
         there = torch.empty_like(data)
+
+        def tflops(precision: str) -> float:
+            return round(2 * n**3 / _seconds(_product(n, DTYPES[precision], device), device) / 1e12, 3)
+
         return cls(
-            round(2 * n**3 / _seconds(_product(n, DTYPES[precision], device), device) / 1e12, 3),
+            tflops(precision),
             round(2 * data.nbytes / _seconds(lambda: there.copy_(data), device) / 1e12, 3),
             round(data.nbytes / _seconds(data.sum, device) / 1e12, 3),
+            tflops(vision) if vision else None,
         )
 
 
@@ -74,9 +80,10 @@ def floor_ms(g: Geometry, case: Case, ceilings: Ceilings) -> float:
     read = case.steps * g.expert.depth * _weights(g.expert)
     per_weight = 4 if case.precision == "fp32" else 2  # bytes; the expert stays bf16 under fp8
     arithmetic = 2e3 / (ceilings.tflops * 1e12)  # ms a multiply-add
+    in_vision = 2e3 / ((ceilings.vision_tflops or ceilings.tflops) * 1e12)
     memory = 1e3 * per_weight / (ceilings.read_tbytes * 1e12)  # ms a weight
     expert = max(read * memory, case.batch * g.suffix * read * arithmetic)
-    return case.batch * (vision + prefix) * arithmetic + expert
+    return case.batch * (vision * in_vision + prefix * arithmetic) + expert
 
 
 def _weights(s: GemmaGeometry) -> int:

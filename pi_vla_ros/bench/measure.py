@@ -74,7 +74,7 @@ def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float) -> 
     return {
         "model": g.model, "views": case.views, "frame": list(case.frame), "prompt_len": case.prompt_len,
         "chunk_size": g.chunk, "steps": subject.engine.steps, "batch": case.batch, "precision": case.precision,
-        "fused": subject.engine.fused,
+        "vision_precision": case.vision_precision or case.precision, "fused": subject.engine.fused,
         "stage_ms": {k: round(quantile([s[k] for s in stages], 0.5), 3) for k in stages[0]},
         "wall_ms": spread(walls), "graph_ms": spread(graph), "after_idle_ms": round(after_idle, 3),
         "init_s": round(subject.init_s, 1), "memory_gib": round(subject.memory_gib, 2),

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if gpu else "cpu")
     case = Case(**{f.name: getattr(args, f.name) for f in fields(Case)})
     if not gpu:
-        case = replace(case, precision="fp32")
+        case = replace(case, precision="fp32", vision_precision=None)
     try:
         if args.init:
             print(f"{set_up(case):.2f}")
@@ -59,6 +59,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10, help="flow steps")
     parser.add_argument("--batch", type=int, default=1, help="robots")
     parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser.add_argument(
+        "--vision-precision", choices=("bf16", "fp32"), help="of the vision tower (π0's reference: fp32); default: same"
+    )
     parser.add_argument("--iters", type=int, default=1000, help="timed steps")
     parser.add_argument("--matrix", action="store_true", help=f"all of {VIEWS} views × prompts of {PROMPTS} tokens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
@@ -88,7 +91,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def run(case: Case, args: argparse.Namespace, device: torch.device, command: str) -> int:
-    ceilings = Ceilings.measure(device, case.precision)
+    ceilings = Ceilings.measure(device, case.precision, case.vision_precision)
     source, rows = provenance(device, command), []
     subject = Subject(replace(case, views=VIEWS[0]) if args.matrix else case, device)
     cases = list(matrix(subject)) if args.matrix else [case]
