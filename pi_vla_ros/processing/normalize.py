@@ -80,10 +80,10 @@ class Transform:
             x = (y + 1) / 2 * self._width(a, b, eps) + a
         else:
             x = (y + 1) * self._width(a, b, eps) / 2 + a
-        return np.concatenate([x, rest], axis=-1)
+        return np.concatenate([x, rest], axis=-1) if rest.shape[-1] else x
 
     def _numbers(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.floating]:
-        return self.a.astype(dtype), self.b.astype(dtype), dtype.type(self.eps)
+        return self.a.astype(dtype, copy=False), self.b.astype(dtype, copy=False), dtype.type(self.eps)
 
     def _width(self, low: np.ndarray, high: np.ndarray, eps: np.floating) -> np.ndarray:
         width = high - low

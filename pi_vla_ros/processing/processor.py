@@ -149,7 +149,7 @@ class Processor:
         return self._pad(self.normalization.action.forward(actions))
 
     def frames(self, images: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, ...]:
-        """images as in `prepare` -> one a camera of the model, None where it is absent. Raises ValueError naming one."""
+        """images as in `prepare` -> one a camera of the model, None where it is absent. Raises ValueError."""
         seen = {self.rename.get(slot, slot): image for slot, image in images.items()}
         unknown = sorted(set(seen) - set(self.cameras))
         if unknown:
