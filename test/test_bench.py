@@ -85,9 +85,7 @@ def test_random_geometry_takes_the_prompt():
 
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
-    given = (
-        f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80 --iters 5"
-    )
+    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80 --iters 5 --idle 0"
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())
@@ -108,7 +106,9 @@ def test_whole_command(model, tmp_path, capsys):
 def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "VIEWS", (1, 2))
     monkeypatch.setattr(bench, "PROMPTS", (5, 60, 20))
-    assert bench.main(f"--tiny --model pi0 --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json".split()) == 0
+    assert (
+        bench.main(f"--tiny --model pi0 --matrix --steps 1 --iters 2 --idle 0 --json {tmp_path}/rows.json".split()) == 0
+    )
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(r["views"], r["prompt_len"]) for r in rows] == [(1, 5), (1, 20), (2, 5), (2, 20)]  # π0's prompts end at 48
     assert grid(rows) in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
     monkeypatch.setattr(bench, "VIEWS", (1, 9))
     monkeypatch.setattr(bench, "PROMPTS", (5,))
     folder = tiny_checkpoint("pi05")
-    given = f"--tiny --checkpoint {folder} --matrix --steps 1 --iters 2 --json {tmp_path}/rows.json"
+    given = f"--tiny --checkpoint {folder} --matrix --steps 1 --iters 2 --idle 0 --json {tmp_path}/rows.json"
     assert bench.main(given.split()) == 0
     assert [(r["views"], r["prompt_len"]) for r in json.loads((tmp_path / "rows.json").read_text())] == [(1, 5)]
 
@@ -132,6 +132,8 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
         ("--precision int4", "--precision"),
         ("--vision-precision fp8", "--vision-precision"),
         ("--frame 480", "--frame"),
+        ("--idle -1", "--idle: must be 0 or more"),
+        ("--idle nan", "--idle: must be 0 or more"),
         ("--frame 0x640", "--frame"),
     ],
 )

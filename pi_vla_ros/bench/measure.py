@@ -76,7 +76,7 @@ def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float) -> 
         "chunk_size": g.chunk, "steps": subject.engine.steps, "batch": case.batch, "precision": case.precision,
         "vision_precision": case.vision_precision or case.precision, "fused": subject.engine.fused,
         "stage_ms": {k: round(quantile([s[k] for s in stages], 0.5), 3) for k in stages[0]},
-        "wall_ms": spread(walls), "graph_ms": spread(graph), "after_idle_ms": round(after_idle, 3),
+        "wall_ms": spread(walls), "graph_ms": spread(graph), "after_idle_ms": round(after_idle, 3), "idle_s": idle_s,
         "init_s": round(subject.init_s, 1), "memory_gib": round(subject.memory_gib, 2),
         "floor_ms": round(floor, 2), "floor_fraction": round(floor / quantile(walls, 0.5), 3),
         "ceilings": asdict(ceilings), "iters": iters,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from pi_vla_ros.bench.measure import Subject, measure, provenance
 from pi_vla_ros.bench.report import grid, plot, table
 
 VIEWS, PROMPTS = (1, 2, 3, 4), (20, 48, 200)  # of --matrix
-IDLE_S = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--vision-precision", choices=("bf16", "fp32"), help="of the vision tower (π0's reference: fp32); default: same"
     )
     parser.add_argument("--iters", type=int, default=1000, help="timed steps")
+    parser.add_argument("--idle", type=float, default=5.0, help="s without work before one more step is timed")
     parser.add_argument("--matrix", action="store_true", help=f"all of {VIEWS} views × prompts of {PROMPTS} tokens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows")
@@ -79,6 +80,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("iters", "batch", "steps", "chunk_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1, is {getattr(args, name)}")
+    if not 0 <= args.idle < math.inf:
+        parser.error(f"--idle: must be 0 or more seconds, is {args.idle}")
     return args
 
 
@@ -101,7 +104,7 @@ def run(case: Case, args: argparse.Namespace, device: torch.device, command: str
             subject = Subject(case, device)
         else:
             subject.ask(case)
-        rows.append(measure(subject, ceilings, args.iters, 0.0 if case.tiny else IDLE_S) | source)
+        rows.append(measure(subject, ceilings, args.iters, args.idle) | source)
     if args.cold:
         rows[-1] |= in_new_processes(cases[-1])
     print(
