@@ -85,7 +85,8 @@ def test_random_geometry_takes_the_prompt():
 
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
-    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80 --iters 5 --idle 0"
+    given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80"
+    given += " --iters 5 --idle 0"
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())

@@ -76,7 +76,8 @@ def copies(subject: Subject) -> list[dict]:
         pinned = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=True)
         there, source = torch.empty_like(pinned, device=CUDA), torch.from_numpy(frames)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        ways = {"numpy": lambda to=pinned.numpy(), of=frames: np.copyto(to, of)}
+        target = pinned.numpy()
+        ways = {"numpy": lambda to=target, of=frames: np.copyto(to, of)}
         for n in THREADS:
             ways[f"torch, {n} threads"] = lambda to=pinned, of=source, n=n: (torch.set_num_threads(n), to.copy_(of))
         row = {"frame": [height, width]}
