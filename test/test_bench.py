@@ -86,12 +86,12 @@ def test_random_geometry_takes_the_prompt():
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
     given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80"
-    given += " --iters 5 --idle 0"
+    given += " --iters 5 --idle 0.25"
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
-    sizes["frame"] = [60, 80]
+    sizes |= {"frame": [60, 80], "idle_s": 0.25}
     assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32" and row["fused"] is False
     assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
     for name in ("wall_ms", "graph_ms"):

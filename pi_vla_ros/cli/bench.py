@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--vision-precision", choices=("bf16", "fp32"), help="of the vision tower (π0's reference: fp32); default: same"
     )
     parser.add_argument("--iters", type=int, default=1000, help="timed steps")
-    parser.add_argument("--idle", type=float, default=5.0, help="s without work before one more step is timed")
+    parser.add_argument("--idle", type=float, help="s without work before one more step is timed; 5, with --tiny 0")
     parser.add_argument("--matrix", action="store_true", help=f"all of {VIEWS} views × prompts of {PROMPTS} tokens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows")
@@ -80,6 +80,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("iters", "batch", "steps", "chunk_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: must be at least 1, is {getattr(args, name)}")
+    if args.idle is None:
+        args.idle = 0.0 if args.tiny else 5.0
     if not 0 <= args.idle < math.inf:
         parser.error(f"--idle: must be 0 or more seconds, is {args.idle}")
     return args
