@@ -51,7 +51,8 @@ class Arena:
         for name, (dtype, shape) in parts.items():
             offsets[name] = end
             end += -(-torch.Size(shape).numel() * dtype.itemsize // 256) * 256
-        self._first, self._pixels = (offsets[next(iter(some))] for some in (pixels, dict([*pixels.items()][-1:])))
+        first, *_, last = (next(iter(pixels)), *pixels)
+        self._first, self._pixels = offsets[first], offsets[last]
         self._there = torch.zeros(end, dtype=torch.uint8, device=device)
         self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
 
@@ -65,7 +66,8 @@ class Arena:
         self.device = SimpleNamespace(**views(self._there))
         self.host = SimpleNamespace(**{name: part.numpy() for name, part in views(self._here).items()})
         # float images, as `Frames.place` says of frames where they go: views, and their first bytes
-        self._squares = functools.cache(lambda n: [(to, i * to.nbytes) for i, to in enumerate(self.host.images[:n])])
+        squares = () if frames else self.host.images
+        self._squares = functools.cache(lambda n: [(to, i * to.nbytes) for i, to in enumerate(squares[:n])])
         self._placed = self._pieces = None
         self._rest = self._there[: self._first], self._here[: self._first]
         kind = {"guided": Guidance, "trained": Committed}.get(rtc)
