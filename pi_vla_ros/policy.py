@@ -95,11 +95,13 @@ class Policy:
         executed, and the s from an observation until its chunk takes over.
         """
         begin = time.perf_counter()
+        frames = [self._processor.frames(observation.images)]
+        self._engine.look(frames)  # a GPU is at the frames while the prompt is made
         state = policy_state(self._robot, observation.state)
         inputs = self._processor.prepare(observation.images, state, observation.prompt)
         request = {
             "pixel_values": None,
-            "frames": [inputs.frames],
+            "frames": frames,
             "input_ids": inputs.input_ids,
             "lang_lens": inputs.lang_lens,
             "seed": self.options.seed,

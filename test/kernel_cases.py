@@ -326,10 +326,13 @@ def noise_case(b: Bench, keys: list[tuple[int, int, int, int]], actions: int, di
     return results
 
 
-def patches_case(b: Bench, images: int, size: int, patch: int) -> Results:
+def patches_case(b: Bench, images: int, size: int, patch: int, frames: bool = False) -> Results:
     pixels = b.randn(images, 3, size, size, dtype=torch.float32)
+    if frames:
+        given = torch.randint(256, (images, size, size, 3), dtype=torch.uint8).to(b.device)
+        pixels = given.permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
     out = b.room(images * (size // patch) ** 2, 3 * patch * patch + 4, dtype=torch.float32)
-    patches(pixels, out, patch, pdl=b.pdl)
+    patches(given if frames else pixels, out, patch, pdl=b.pdl)
     want = F.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
     assert out[:, -4:].isnan().all(), "the padding is not the kernel's"
     return [("patches", out[:, :-4], want)]
@@ -423,6 +426,7 @@ CASES = {
     "turn, more than a block": (turn_case, (1, 3, 300, 32), {"state": 0, "leave": True, "enter": "adaptive"}),
     "patches": (patches_case, (2, 28, 14), {}),
     "patches, more": (patches_case, (3, 42, 14), {}),
+    "patches of frames": (patches_case, (3, 42, 14), {"frames": True}),
     "text": (text_case, (2, 9, 6, 40, 50, 11), {}),
     "layer norm": (layer_norm_case, (5, 72), {}),
 }

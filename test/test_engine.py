@@ -287,6 +287,16 @@ def test_frames_of_any_size_are_resized_by_the_engine():
 FRAMES = frames((8, 9), (8, 9), (8, 9))
 
 
+def test_looking_first_changes_nothing():
+    with engine() as e:
+        r = request(batch=1, pixel_values=None, frames=FRAMES)
+        plain = e.step(r)
+        e.look(FRAMES)
+        assert torch.equal(e.step(r), plain)
+        with pytest.raises(RequestError, match=r"frames\[0\]: must have 3 entries"):
+            e.look(frames((8, 9)))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -350,6 +360,8 @@ def test_wrong_request_type_and_closed_engine():
     e.close()
     with pytest.raises(RuntimeError, match="closed"):
         e.step(request())
+    with pytest.raises(RuntimeError, match=r"Engine\.look: the engine is closed"):
+        e.look(FRAMES)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -160,6 +160,10 @@ def test_frames_are_resized_in_the_graph():
     torch.testing.assert_close(runner.run(r), want, atol=1e-5, rtol=0)
     r.pixel_values = frames
     torch.testing.assert_close(runner.run(r), want, atol=1e-2, rtol=0)
+    r.pixel_values = [(b, None), (b, b)]  # none of them to be resized
+    got = runner.run(r)
+    r.pixel_values = square_images(r.pixel_values, 28, "pil")
+    torch.testing.assert_close(got, plain.run(r), atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow

@@ -19,7 +19,16 @@ from pi_vla_ros.engine.graphs import BUCKET, GraphRunner
 from pi_vla_ros.engine.noise import Draw, NoiseSource
 from pi_vla_ros.engine.plugins import MAX_STEPS, find_plugin
 from pi_vla_ros.engine.reference import ReferenceRunner
-from pi_vla_ros.engine.requests import Limits, PI0Request, PI05Request, RequestError, check
+from pi_vla_ros.engine.requests import (
+    Images,
+    Limits,
+    PI0Request,
+    PI05Request,
+    RequestError,
+    check,
+    check_frames,
+    check_images,
+)
 from pi_vla_ros.engine.trial import compare, question
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.processing.images import square_images
@@ -64,6 +73,7 @@ class Engine:
         self.fused = captured and ours and config.runtime.fused
         self._resize = config.runtime.resize or (self.checkpoint.resize if self.checkpoint else "pil")
         self._largest_frame = config.runtime.largest_frame
+        self._looked: Images | None = None  # by `look`, not yet by `step`
         self._runner = self._make_runner(lambda: self._build(wanted, device), captured)
         self._noise = NoiseSource(wanted.seed, (self.geometry.chunk, self.geometry.action_dim))
 
@@ -134,21 +144,38 @@ class Engine:
             model = random_model(self.geometry, device=device.device, seed=wanted.seed, **dtypes)
         return to_fp8(model) if device.fp8 else model
 
+    def look(self, frames: Images) -> None:
+        """Start on the frames of the next step: a GPU runs the vision tower while whoever asks is still at the prompt.
+
+        `step` is then given these very `frames`, unchanged; any others are as good as if nothing had been started.
+        frames: as in `PI05Request`. Raises RequestError.
+        """
+        self._open("look")
+        seen = check_frames(frames, self._limits)
+        if self.fused and self._largest_frame:
+            self._runner.look(*seen)
+            self._looked = frames
+
     def step(self, request: PI05Request | PI0Request) -> Tensor:
         """Actions (B, chunk, action_dim), float32, on the host, in model units. Raises RequestError."""
-        if self._runner is None:
-            raise RuntimeError("Engine.step: the engine is closed")
+        self._open("step")
         if type(request) is not self._plugin.request:
             raise RequestError(f"request: must be {self._plugin.request.__name__}, is {type(request).__name__}")
-        inputs = check(request, self._limits)
-        if not (isinstance(inputs.pixel_values, Tensor) or (self.fused and self._largest_frame)):
-            images = square_images(inputs.pixel_values, self.geometry.vision.image, self._resize)
-            inputs = replace(inputs, pixel_values=images)
+        images, masks = check_images(request, self._limits)
+        if not (isinstance(images, Tensor) or (self.fused and self._largest_frame)):
+            images = square_images(images, self.geometry.vision.image, self._resize)
+        looked, self._looked = self._looked, None
+        if self.fused and (looked is None or images is not looked):
+            self._runner.look(images, masks)  # the GPU has two milliseconds to do while the rest is checked
+        inputs = check(request, (images, masks), self._limits)
         if isinstance(inputs.noise, Draw):
             make = self._noise.on_gpu if self.fused else self._noise.on_host
-            inputs = replace(inputs, noise=make(len(inputs.lang_lens), inputs.noise))
-        with torch.inference_mode():
-            return self._runner.run(inputs)
+            inputs.noise = make(len(inputs.lang_lens), inputs.noise)
+        return self._runner.run(inputs)
+
+    def _open(self, asked: str) -> None:
+        if self._runner is None:
+            raise RuntimeError(f"Engine.{asked}: the engine is closed")
 
     @property
     def stage_ms(self) -> Mapping[str, float]:

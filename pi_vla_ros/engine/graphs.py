@@ -94,6 +94,7 @@ class GraphRunner:
 
         return before, expert(self._guidance), self._committed and expert(self._committed)
 
+    @torch.inference_mode()
     def run(self, inputs: Inputs) -> Tensor:
         """A checked request -> actions (B, chunk, action_dim) float32 on the host."""
         marks = iter(self._marks)

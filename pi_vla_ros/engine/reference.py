@@ -24,6 +24,7 @@ class ReferenceRunner:
         self._device = model.action_in_proj.weight.device
         self._stage_ms: dict[str, float] = {}
 
+    @torch.inference_mode()
     def run(self, inputs: Inputs) -> Tensor:
         """A checked request -> actions (B, chunk, action_dim) float32 on the host."""
         model, marks = self._model, [self._now()]

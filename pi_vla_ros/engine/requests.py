@@ -83,7 +83,7 @@ class PI0Request:
     rtc_delay: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inputs:
     """A checked request. Shapes as in `PI05Request`; state is None for π0.5; noise, or what it is
     drawn from (Draw as checked, Keys for a runner that draws itself); pixel_values are frames for one that resizes."""
@@ -108,11 +108,25 @@ class Limits:
     max_delay: int
 
 
-def check(request: PI05Request | PI0Request, limits: Limits) -> Inputs:
-    """Validate a request against the engine and fill in what is optional."""
+Seen = tuple[Tensor | Images, list[list[bool]]]  # pixel_values or frames; per robot, which cameras are there
+
+
+def check_images(request: PI05Request | PI0Request, limits: Limits) -> Seen:
+    """What a request lets the model see, validated."""
+    if request.pixel_values is not None:
+        return _pixels(request, limits)
+    if request.camera_mask is not None:
+        raise RequestError("camera_mask: frames say themselves which cameras are there: None where one is not")
+    if request.frames is None:
+        raise RequestError("pixel_values: must be a torch.Tensor, or frames be given")
+    return check_frames(request.frames, limits)
+
+
+def check(request: PI05Request | PI0Request, seen: Seen, limits: Limits) -> Inputs:
+    """Validate the rest of a request against the engine and fill in what is optional."""
     g = limits.geometry
-    images, mask = _frames(request, limits) if request.pixel_values is None else _pixels(request, limits)
-    batch = len(images)
+    images, masks = seen
+    batch = len(masks)
     ids = _tensor("input_ids", request.input_ids, torch.int64)
     if ids.ndim != 2 or ids.shape[0] != batch or not 1 <= ids.shape[1] <= g.prompt_len:
         raise RequestError(f"input_ids: must be ({batch}, 1..{g.prompt_len}), is {tuple(ids.shape)}")
@@ -125,7 +139,8 @@ def check(request: PI05Request | PI0Request, limits: Limits) -> Inputs:
         _floats("noise", noise, (batch, g.chunk, g.action_dim))
     if g.model == "pi0":
         _floats("state", request.state, (batch, g.action_dim))
-    return Inputs(images, ids, lengths, mask, noise, request.state, _chunking(request, batch, limits))
+    rtc = _chunking(request, batch, limits)
+    return Inputs(images, ids, lengths, torch.tensor(masks), noise, request.state, rtc)
 
 
 def _batch(name: str, batch: int, limits: Limits) -> None:
@@ -133,8 +148,7 @@ def _batch(name: str, batch: int, limits: Limits) -> None:
         raise RequestError(f"{name}: batch is {batch}; allowed: 1..{limits.max_batch} (max_batch_size)")
 
 
-def _pixels(request: PI05Request | PI0Request, limits: Limits) -> tuple[Tensor, Tensor]:
-    """pixel_values and camera_mask."""
+def _pixels(request: PI05Request | PI0Request, limits: Limits) -> Seen:
     if request.frames is not None:
         raise RequestError("frames: pixel_values are given too; give one of them")
     images, size = _tensor("pixel_values", request.pixel_values, torch.float32), limits.geometry.vision.image
@@ -142,19 +156,15 @@ def _pixels(request: PI05Request | PI0Request, limits: Limits) -> tuple[Tensor, 
     _batch("pixel_values", batch, limits)
     _shape("pixel_values", images, (batch, limits.cameras, 3, size, size))
     if request.camera_mask is None:
-        return images, torch.ones(batch, limits.cameras, dtype=torch.bool)
+        return images, [[True] * limits.cameras for _ in range(batch)]
     _shape("camera_mask", _tensor("camera_mask", request.camera_mask, torch.bool), (batch, limits.cameras))
-    return images, request.camera_mask
+    return images, request.camera_mask.tolist()
 
 
-def _frames(request: PI05Request | PI0Request, limits: Limits) -> tuple[Images, Tensor]:
+def check_frames(frames: Images, limits: Limits) -> Seen:
     """Frames and what they say of the cameras."""
-    if request.camera_mask is not None:
-        raise RequestError("camera_mask: frames say themselves which cameras are there: None where one is not")
-    if request.frames is None:
-        raise RequestError("pixel_values: must be a torch.Tensor, or frames be given")
-    _batch("frames", len(request.frames), limits)
-    for i, robot in enumerate(request.frames):
+    _batch("frames", len(frames), limits)
+    for i, robot in enumerate(frames):
         if len(robot) != limits.cameras:
             raise RequestError(f"frames[{i}]: must have {limits.cameras} entries, one a camera; has {len(robot)}")
         for j, frame in enumerate(robot):
@@ -163,9 +173,7 @@ def _frames(request: PI05Request | PI0Request, limits: Limits) -> tuple[Images, 
                     check_frame(frame, f"frames[{i}][{j}]")
                 except ValueError as error:
                     raise RequestError(str(error)) from error
-    return request.frames, torch.from_numpy(
-        np.array([[frame is not None for frame in robot] for robot in request.frames])
-    )
+    return frames, [[frame is not None for frame in robot] for robot in frames]
 
 
 def _draw(request: PI05Request | PI0Request, batch: int) -> Draw:

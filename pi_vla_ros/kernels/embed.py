@@ -3,6 +3,8 @@
 """What enters the two prefix stacks: patches of the images, rows of the token embedding.
 
 def patches_reference(images, patch):                            # [N, 3, S, S] -> [N · (S/p)², 3 · p²]
+    if images.dtype == uint8:                                    # [N, S, S, 3], frames as they came
+        images = images.permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
     return unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
 
 def text_reference(tokens, table):                               # [B, L] -> [B, L, W]
@@ -11,6 +13,7 @@ def text_reference(tokens, table):                               # [B, L] -> [B,
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -20,26 +23,33 @@ from pi_vla_ros.kernels.linear import Stats
 
 
 @triton.jit
-def patches_kernel(images, out, out_stride, S: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, PDL: tl.constexpr):
+def patches_kernel(
+    images, out, out_stride, BYTES: tl.constexpr, S: tl.constexpr, P: tl.constexpr, BP: tl.constexpr, PDL: tl.constexpr
+):
     chain(PDL)
     token = tl.program_id(0)
     side: tl.constexpr = S // P
     image, y, x = token // (side * side), token // side % side, token % side
     i = tl.arange(0, BP)
     channel, dy, dx = i // (P * P), i // P % P, i % P
-    at = ((image * 3 + channel) * S + y * P + dy) * S + x * P + dx
-    value = tl.load(images + at, mask=i < 3 * P * P, other=0.0)
+    row, column = y * P + dy, x * P + dx
+    if BYTES:
+        at = ((image * S + row) * S + column) * 3 + channel
+        value = tl.load(images + at, mask=i < 3 * P * P, other=0).to(tl.float32) / 255.0 * 2.0 - 1.0
+    else:
+        at = ((image * 3 + channel) * S + row) * S + column
+        value = tl.load(images + at, mask=i < 3 * P * P, other=0.0)
     tl.store(out + token * out_stride + i, value, mask=i < 3 * P * P)
 
 
 def patches(images: Tensor, out: Tensor, patch: int, *, pdl: bool) -> None:
-    """images [N, 3, S, S] fp32 in [-1, 1] -> out [N · (S/patch)², ≥ 3 · patch²] fp32.
+    """images [N, 3, S, S] fp32 in [-1, 1], or [N, S, S, 3] uint8 -> out [N · (S/patch)², ≥ 3 · patch²] fp32.
 
     Columns of `out` behind 3 · patch² stay as they are.
     """
     size = images.shape[2]
     patches_kernel[(len(out),)](
-        images, out, out.stride(0), size, patch, triton.next_power_of_2(3 * patch * patch), pdl,
+        images, out, out.stride(0), images.dtype == torch.uint8, size, patch, triton.next_power_of_2(3 * patch * patch), pdl,
         num_warps=4, launch_pdl=pdl,
     )  # fmt: skip
 

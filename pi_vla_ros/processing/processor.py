@@ -109,7 +109,7 @@ class Processor:
             raise ValueError(f"state: must have {self.state_dim} entries, has shape {raw.shape}")
         if not np.isfinite(raw).all():
             raise ValueError(f"state: must be finite, is {raw}")
-        frames = self._frames(images)
+        frames = self.frames(images)
         # LeRobot's state is fp32 before it is normalised, openpi's is fp64: it decides bins at
         # their edges
         exact = np.float64 if self.normalization.state.formula == "openpi" else np.float32
@@ -148,7 +148,8 @@ class Processor:
             actions = self.relative.to_relative(actions, raw_state)
         return self._pad(self.normalization.action.forward(actions))
 
-    def _frames(self, images: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, ...]:
+    def frames(self, images: Mapping[str, np.ndarray]) -> tuple[np.ndarray | None, ...]:
+        """images as in `prepare` -> one a camera of the model, None where it is absent. Raises ValueError."""
         seen = {self.rename.get(slot, slot): image for slot, image in images.items()}
         unknown = sorted(set(seen) - set(self.cameras))
         if unknown:

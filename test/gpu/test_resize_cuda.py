@@ -22,6 +22,13 @@ SIZES = [(480, 640), (720, 1280), (1080, 1920), (640, 480), (224, 224), (120, 16
 LEVEL = 2 / 255
 
 
+def pack(frames, images, records, block):
+    images, places = frames.place(images, records, block)
+    for image, (to, at) in zip(images, places, strict=True):
+        assert to.ctypes.data == block.ctypes.data + at
+        to[...] = image
+
+
 def picture(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -31,9 +38,11 @@ def test_equals_the_host(mode):
     images = [picture(*size) for size in SIZES]
     frames = Frames(224, mode, (1080, 1920), len(images), torch.device("cuda"))
     records, block = np.zeros((len(images), FIELDS), np.int32), np.zeros(frames.nbytes, np.uint8)
-    frames.pack(images, records, block)
+    pack(frames, images, records, block)
     frames._out.fill_(float("nan"))
-    got = frames.launch(torch.from_numpy(records).cuda(), torch.from_numpy(block).cuda(), len(images), pdl=False).cpu()
+    got = frames.launch(
+        torch.from_numpy(records).cuda(), torch.from_numpy(block).cuda(), len(images), False, pdl=False
+    ).cpu()
     for size, image, square in zip(SIZES, images, got, strict=True):
         want = image_tensor(image, 224, "pil" if mode == "fast" else mode)
         off = (square - want).abs().max().item()
@@ -63,3 +72,27 @@ def test_an_engine_takes_sizes_as_they_come():
             want = e.step(PI05Request(pixel_values=pixels, **shared))
             assert (got - want).norm() <= 1e-2 * want.norm()
         assert len(e._runner._graphs) == graphs
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56)] * 3, [(480, 640)] * 3, [(56, 56), (480, 640), (56, 56)]])
+def test_looking_first_changes_nothing(sizes):
+    """Frames of the model's size, others, both; looked at before the step, and others looked at in vain."""
+    args = PI05Args(random_geometry=tiny("pi05", chunk=7, prompt_len=40), max_batch_size=1, seed=3)
+    runtime = RuntimeConfig(largest_frame=(480, 640), resize="pil")
+    images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    shared = {"input_ids": torch.full((1, 9), 7), "lang_lens": torch.tensor([9]), "noise": torch.randn(1, 7, 32)}
+    asked = PI05Request(pixel_values=None, frames=[images], **shared)
+    config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16), runtime)
+    with Engine(EngineArgs("pi05", args, config)) as e:
+        assert e.fused
+        graphs, plain = len(e._runner._graphs), e.step(asked)
+        for frames in (asked.frames, [[picture(300, 400, seed=9)] * 3], asked.frames):
+            e.look(frames)
+            assert torch.equal(e.step(asked), plain)
+        pixels = torch.stack([image_tensor(image, 56, "pil") for image in images])[None]
+        want = e.step(PI05Request(pixel_values=pixels, **shared))
+        assert (plain - want).norm() <= 1e-2 * want.norm()
+        assert len(e._runner._graphs) == graphs
+        kept = plain.clone()
+        e.step(PI05Request(pixel_values=-pixels, **shared))
+        assert torch.equal(plain, kept), "an answer is no window into the next one"

@@ -18,8 +18,9 @@ class ExactVision:
         self._vision, self._projector = model.vision, model.projector
 
     def launch(self, images: Tensor, out: Tensor, image_rows: int, out_sums: Stats, share: int) -> None:
-        """As VisionStage.launch: images [N, 3, S, S] fp32 -> `image_rows` rows of `out` every `share` rows, and their
-        sums of squares."""
+        """As VisionStage.launch: `image_rows` rows of `out` every `share` rows, and their sums of squares."""
+        if images.dtype == torch.uint8:
+            images = images.permute(0, 3, 1, 2).float() / 255.0 * 2.0 - 1.0
         with torch.backends.cudnn.flags(allow_tf32=False), exact_products():
             seen = self._projector(self._vision(images))
         rows = seen.view(-1, image_rows, seen.shape[-1]).to(out.dtype)

@@ -1,16 +1,18 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""The fast runner: one upload, one captured graph, one download.
+"""The fast runner: two captured graphs, what the cameras see and the rest, each behind its upload; one download.
 
-A graph is captured per (robots, cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the
-tokens that round up are masked by the robot's length, which the graph reads from memory. Masked cameras are left out of
-the batch.
+While the GPU runs the vision tower, the host checks, copies and launches the rest. Graphs are captured per (robots,
+cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the tokens that round up are masked by the robot's
+length, which the graph reads from memory. Masked cameras are left out of the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.engine.phases import phase
+from pi_vla_ros.engine.requests import Images
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import STEPS
@@ -28,7 +31,7 @@ from pi_vla_ros.model.rtc import each
 from pi_vla_ros.processing.images import Resize
 
 BUCKET = 16
-STAGES = ("vision", "prefix", "expert")
+STAGES = {"vision": 0, "prefix": 2, "expert": 3}  # the mark at which each begins; it ends at the next
 
 
 class FusedRunner:
@@ -60,73 +63,104 @@ class FusedRunner:
         self._frames = largest_frame and Frames(size, resize, largest_frame, images, device)
         self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
-        self._graphs: dict[tuple, object] = {}
+        self._answers = self._actions.numpy()
+        self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
         self.captured = True  # False: kernel by kernel, for profilers
-        self._events = None
+        self._looked = None  # images that the vision tower has been started on
         if self._cuda:
             self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-            self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(len(STAGES) + 1)]
+            self._copies = torch.cuda.Stream(device)
+            # vision's begin and end, those of the prefix, the expert's end
+            self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(5)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            self._uploaded = torch.cuda.Event()
             torch.cuda.synchronize(device)  # the weights were packed on another stream
 
     def prepare(self, batch: int, cameras: int, prompt: int) -> None:
         """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""
-        self._graph(batch, cameras, self._bucket(prompt))
+        bucket = self._bucket(prompt)
+        for square in (False, True) if self._frames else (False,):
+            self._ready(FusedRunner._see, batch, cameras, bucket if batch > 1 else 0, square)
+        self._ready(FusedRunner._answer, batch, cameras, bucket)
+
+    def look(self, images: Tensor | Images, masks: list[list[bool]]) -> None:
+        """Starts the vision tower on the images of one robot's step; `run` with these very images goes on from there.
+
+        masks: per robot, which cameras are there.
+        """
+        if len(masks) == 1:
+            if self._looked is not None and self._cuda:
+                self._stream.synchronize()  # a look that nothing came of may still be uploading
+            self._start(images, masks, sum(masks[0]), 0)
+            self._looked = images
 
     def run(self, inputs) -> Tensor:
         """A checked request (engine/requests.py) -> actions (B, chunk, action_dim) float32 on the host.
 
         pixel_values may be frames where there is a `largest_frame`.
         """
-        masks = [tuple(m) for m in inputs.camera_mask.tolist()]
-        if len(set(masks)) == 1:
+        masks = inputs.camera_mask.tolist()
+        if all(m == masks[0] for m in masks):
             return self._run_group(inputs, masks[0])
         answers: list[Tensor | None] = [None] * len(masks)
-        for mask in set(masks):  # robots that see with the same cameras go together
+        for mask in {tuple(m): m for m in masks}.values():  # robots that see with the same cameras go together
             group = [i for i, m in enumerate(masks) if m == mask]
             for i, actions in zip(group, self._run_group(_robots(inputs, group), mask), strict=True):
                 answers[i] = actions
         return torch.stack(answers)
 
-    def _run_group(self, inputs, mask: tuple[bool, ...]) -> Tensor:
+    def _run_group(self, inputs, mask: list[bool]) -> Tensor:
         """Robots that all see with the cameras of `mask`."""
-        cameras = [i for i, seen in enumerate(mask) if seen]
         # numpy on the host: a torch operation costs several times more there, and there are a dozen
-        lengths, ids = (t.numpy(force=True) for t in (inputs.lang_lens, inputs.input_ids))
-        pixels = inputs.pixel_values
-        if isinstance(pixels, Tensor):
-            pixels = pixels.numpy(force=True)
-        n = len(lengths)
-        key = (n, len(cameras), self._bucket(int(lengths.max())))
-        replay = self._graph(*key)
-        arena = self._arena
-        host, there = arena.host, arena.device
-        host.lengths[:n] = lengths + len(cameras) * self.geometry.vision.tokens
-        ids = ids[:, : key[2]]
-        host.tokens[:n, : ids.shape[1]] = ids
-        host.tokens[:n, ids.shape[1] :] = 0
+        lengths, ids = inputs.lang_lens.numpy(force=True), inputs.input_ids.numpy(force=True)
+        n, seen, bucket = len(lengths), sum(mask), self._bucket(int(lengths.max()))
+        replay = self._ready(FusedRunner._answer, n, seen, bucket)
+        if self._looked is None or inputs.pixel_values is not self._looked:
+            self._start(inputs.pixel_values, [mask] * n, seen, bucket if n > 1 else 0)
+        self._looked = None
+        arena, host = self._arena, self._arena.host
+        np.add(lengths, seen * self.geometry.vision.tokens, out=host.lengths[:n], casting="unsafe")
+        used = min(bucket, ids.shape[1])
+        host.tokens[:n, :used] = ids[:, :used]
+        host.tokens[:n, used:bucket] = 0
         if inputs.state is not None:
             host.state[:n] = inputs.state.numpy(force=True)
         arena.noise(n, inputs.noise)
         arena.chunk(n, getattr(inputs, "rtc", None))
-        used = arena.images([pixels[robot][camera] for robot in range(n) for camera in cameras])
         if not self._cuda:
-            arena.upload(used)
+            arena.upload()
             replay()
-            return there.noise[:n].clone()
+            return arena.device.noise[:n].clone()
+        with torch.cuda.stream(self._copies):  # beside the vision tower
+            arena.upload()
+            self._uploaded.record()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._uploaded)
+            replay()
+            self._actions[:n].copy_(arena.device.noise[:n], non_blocking=True)
+            self._ends[1].record()
+        self._ends[1].synchronize()  # awake: a thread that sleeps until it is called comes 50 µs later
+        return torch.from_numpy(self._answers[:n].copy())
+
+    def _start(self, images: Tensor | Images, masks: Sequence[Sequence[bool]], cameras: int, prompt: int) -> None:
+        """Uploads the images of cameras that are there and launches the vision tower behind them."""
+        if isinstance(images, Tensor):
+            images = images.numpy(force=True)
+        seen = [
+            i for robot, mask in zip(images, masks, strict=True) for i, there in zip(robot, mask, strict=True) if there
+        ]
+        if not self._cuda:
+            self._ready(FusedRunner._see, len(masks), cameras, prompt, self._arena.images(seen))()
+            return
         with torch.cuda.stream(self._stream):
             self._ends[0].record()
-            arena.upload(used)
-            replay()
-            out = self._actions[:n]
-            out.copy_(there.noise[:n], non_blocking=True)
-            self._ends[1].record()
-        self._ends[1].synchronize()
-        return out.clone()
+            square = self._arena.images(seen)
+            self._ready(FusedRunner._see, len(masks), cameras, prompt, square)()
 
     def stage_ms(self) -> dict[str, float]:
-        """Milliseconds of the last step by stage; copies: what is left between upload and download."""
-        stages = {n: a.elapsed_time(b) for n, a, b in zip(STAGES, self._events, self._events[1:])}  # noqa: B905
+        """Milliseconds of the last step by stage; copies: what is left between upload and download, waiting for the
+        host included."""
+        stages = {name: self._marks[i].elapsed_time(self._marks[i + 1]) for name, i in STAGES.items()}
         return {**stages, "copies": self._ends[0].elapsed_time(self._ends[1]) - sum(stages.values())}
 
     def close(self) -> None:
@@ -136,42 +170,61 @@ class FusedRunner:
     def _bucket(self, length: int) -> int:
         return min(-(-length // BUCKET) * BUCKET, self._prompt)
 
-    def _launch(self, batch: int, cameras: int, prompt: int, mark=lambda i: None) -> None:
+    def _see(self, batch: int, cameras: int, prompt: int, square: bool) -> None:
+        """Images -> the prefix's first rows. prompt: tells where a robot's rows begin, of any one but the first; square:
+        frames that need no resizing."""
+        seen, n = cameras * self.geometry.vision.tokens, batch * cameras
+        d = self._arena.device
+        self._mark(0)
+        with phase("vision"):
+            if n:
+                if self._frames:
+                    images = self._frames.launch(d.records, d.block, n, square, pdl=self._pdl)
+                else:
+                    images = d.images[:n]
+                self.vision.launch(images, self.prefix.x, seen, self.prefix.sums, seen + prompt)
+        self._mark(1)
+
+    def _answer(self, batch: int, cameras: int, prompt: int) -> None:
+        """Those rows, which it spends, and the prompt -> actions in the place of the noise."""
         g, d = self.geometry, self._arena.device
         seen = cameras * g.vision.tokens
-        share = seen + prompt
-        x_t = d.noise[:batch].view(-1, g.action_dim)
-        mark(0)
-        with phase("vision"):
-            draw(d.noise[:batch], d.keys[:batch], d.scale[:batch], pdl=self._pdl)
-            if cameras:
-                n = batch * cameras
-                images = self._frames.launch(d.records, d.block, n, pdl=self._pdl) if self._frames else d.images[:n]
-                self.vision.launch(images, self.prefix.x, seen, self.prefix.sums, share)
-        mark(1)
+        noise, lengths = d.noise[:batch], d.lengths[:batch]
+        self._mark(2)
         with phase("prefix"):
-            self.prefix.launch(d.tokens[:batch], seen, prompt, d.lengths[:batch], self.expert.chunked(batch))
-        mark(2)
+            draw(noise, d.keys[:batch], d.scale[:batch], pdl=self._pdl)
+            self.prefix.launch(d.tokens[:batch], seen, prompt, lengths, self.expert.chunked(batch))
+        self._mark(3)
         with phase("expert"):
-            self.expert.launch(x_t, batch, share, d.lengths[:batch], self.prefix.keys, self.prefix.values, self.prefix.rope,
-                               None if g.model == "pi05" else d.state[:batch],
+            self.expert.launch(noise.view(-1, g.action_dim), batch, seen + prompt, lengths, self.prefix.keys,
+                               self.prefix.values, self.prefix.rope, None if g.model == "pi05" else d.state[:batch],
                                each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
-        mark(3)
+        self._mark(4)
+
+    def _mark(self, i: int) -> None:
+        if self._cuda and torch.cuda.is_current_stream_capturing():
+            self._marks[i].record()
+
+    def _ready(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
+        """What runs `part`, captured for these sizes."""
+        graph = self._graphs.get((part, *sizes))
+        if graph is not None and self.captured:
+            return graph.replay
+        return self._prepared(part, *sizes)
 
     @torch.no_grad()
-    def _graph(self, *key):
-        """Replays (batch, cameras, prompt bucket)."""
+    def _prepared(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
         if not (self._cuda and self.captured):
-            return lambda: self._launch(*key)
-        if key not in self._graphs:
-            with torch.cuda.stream(self._stream):
-                self._launch(*key)  # compiles
-                self._stream.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=self._stream, pool=self._pool):
-                    self._launch(*key, mark=lambda i: self._events[i].record())
-            self._graphs[key] = graph
-        return self._graphs[key].replay
+            return torch.no_grad()(lambda: part(self, *sizes))
+        self._looked = None  # what was seen is overwritten
+        with torch.cuda.stream(self._stream):
+            part(self, *sizes)  # compiles
+            self._stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream, pool=self._pool):
+                part(self, *sizes)
+        self._graphs[(part, *sizes)] = graph
+        return graph.replay
 
 
 def _robots(inputs, group: list[int]) -> SimpleNamespace:

@@ -51,7 +51,7 @@ def statistics(width: int, bn: int, rows: int, device: torch.device) -> Stats:
 
 
 class VisionStage:
-    """Images [N, 3, S, S] -> prefix rows, N at most `images`."""
+    """N images -> prefix rows, N at most `images`."""
 
     def __init__(self, model: PiModel, images: int, dtype: torch.dtype, tune: Tuning, pdl: bool):
         v, g = model.vision, model.geometry.vision
@@ -84,7 +84,8 @@ class VisionStage:
         self._tune = tune
 
     def launch(self, images: Tensor, out: Tensor, image_rows: int, out_sums: Stats, share: int) -> None:
-        """images [N, 3, S, S] fp32; rows of `image_rows` tokens go to `out` rows `share` apart, with their sums."""
+        """images [N, 3, S, S] fp32 in [-1, 1], or [N, S, S, 3] uint8; rows of `image_rows` tokens go to `out` rows `share`
+        apart, with their sums."""
         g, t, pdl = self._g, self._tune, self._pdl
         n = len(images) * g.tokens
         x, h, packed, mlp = self._x[:n], self._h[:n], self._qkv[:n], self._mlp[:n]

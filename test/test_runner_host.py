@@ -1,0 +1,245 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""What the fused runner's host does around its graphs: in which order, from whose memory. Stages, graphs and streams
+are stand-ins: the graphs add up what was uploaded."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from pi_vla_ros.engine import Engine, EngineArgs, EngineConfig, PI05Args, PI05Request, RequestError, RuntimeConfig
+from pi_vla_ros.engine.fused import arena, runner
+from pi_vla_ros.engine.noise import NoiseSource
+from pi_vla_ros.model.geometry import tiny
+
+SIZE, CHUNK = 56, 7
+GEOMETRY = tiny("pi05", chunk=CHUNK, prompt_len=40)
+
+
+class Gpu:
+    """Stands for torch.cuda: what is launched while a graph is captured runs when the graph does."""
+
+    def __init__(self):
+        self.log, self.capturing = [], None
+
+    def launch(self, name, work):
+        def run():
+            self.log.append(name)
+            work()
+
+        self.capturing.append(run) if self.capturing is not None else run()
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream, pool):
+        self.capturing = graph.work = []
+        yield
+        self.capturing = None
+
+    def Event(self, **_):
+        event = SimpleNamespace(record=lambda: None, elapsed_time=lambda other: 1.0)
+        event.synchronize = lambda: self.log.append("wait")
+        return event
+
+    def Stream(self, device):
+        return SimpleNamespace(wait_event=lambda e: None, synchronize=lambda: self.log.append("stream"))
+
+    class CUDAGraph:
+        def replay(self):
+            for work in self.work:
+                work()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    gpu = Gpu()
+    monkeypatch.setattr(torch.cuda, "Event", gpu.Event)
+    monkeypatch.setattr(torch.cuda, "Stream", gpu.Stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu.CUDAGraph)
+    monkeypatch.setattr(torch.cuda, "graph", gpu.graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing is not None)
+    for name in ("empty", "zeros"):
+        there = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, there=there, pin_memory=0, device=0, **k: there(*a, **k))
+    return gpu
+
+
+@pytest.fixture
+def made(gpu, monkeypatch):
+    """An engine whose fused runner has stand-ins for stages; actions: sum of pixels + sum of tokens + noise."""
+
+    class Vision:
+        def __init__(self, *_): ...
+
+        def launch(self, images, x, seen, sums, share):
+            gpu.launch("vision", lambda: x.copy_(images.double().sum()))
+
+    class Prefix:
+        rope, sums, keys, values = None, None, None, None
+
+        def __init__(self, *_):
+            self.x, self.text = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+            Expert.prefix = self
+
+        def launch(self, tokens, seen, prompt, lengths, chunked):
+            gpu.launch("prefix", lambda: self.text.copy_(tokens[:, :prompt].sum() + 1000 * lengths.sum()))
+
+    class Expert:
+        def __init__(self, *_): ...
+
+        def chunked(self, batch):
+            return False
+
+        def launch(self, x_t, batch, longest, lengths, *_):
+            gpu.launch("expert", lambda: x_t.add_(self.prefix.x + self.prefix.text))
+            gpu.launch("expert ends", lambda: self.prefix.x.zero_())
+
+    stand_ins = {"VisionStage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(runner, name, stand_in)
+    monkeypatch.setattr(runner, "draw", lambda *a, pdl: gpu.launch("draw", lambda: None))
+
+    def make(largest, batch=1):
+        args = PI05Args(random_geometry=GEOMETRY, max_batch_size=batch, cameras=2)
+        e = Engine(EngineArgs("pi05", args, EngineConfig(runtime=RuntimeConfig(largest_frame=largest))))
+        weight = SimpleNamespace(weight=SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32))
+        model = SimpleNamespace(geometry=GEOMETRY, action_in_proj=weight, embed_tokens=weight, projector=weight)
+        e._runner = runner.FusedRunner(
+            model, cameras=2, max_batch=batch, steps=1, largest_frame=largest, tune=0, pdl=False
+        )
+        e.fused = True
+        e._noise = NoiseSource(0, (CHUNK, 32))
+        e.prepare(2)
+        gpu.log.clear()
+        return e
+
+    return make
+
+
+def picture(seed: int, *size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*(size or (SIZE, SIZE)), 3), dtype=np.uint8)
+
+
+def request(images, length=9, batch=1, **changes):
+    fields = {
+        "pixel_values": None,
+        "frames": images,
+        "input_ids": torch.arange(batch * length).view(batch, length),
+        "lang_lens": torch.full((batch,), length),
+        "noise": torch.randn(batch, CHUNK, 32, generator=torch.Generator().manual_seed(length)),
+    }
+    return PI05Request(**fields | changes)
+
+
+def expected(images, r):
+    """Frames of the model's size only."""
+    seen = [sum(float(i.astype(np.float64).sum()) for i in robot if i is not None) for robot in images]
+    rows = int(r.lang_lens.sum()) + 16 * sum(i is not None for robot in images for i in robot)
+    return r.noise + float(np.float32(sum(seen) + float(r.input_ids.sum()) + 1000 * rows))
+
+
+STEP = ["vision", "draw", "prefix", "expert", "expert ends", "wait"]
+
+
+def test_a_step_is_two_graphs_and_one_wait(gpu, made):
+    e = made((SIZE, SIZE))
+    for seed, length in ((0, 9), (1, 30), (2, 9)):
+        images = [[picture(seed), picture(seed + 10)]]
+        r = request(images, length)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    assert gpu.log == 3 * STEP
+    images = [[None, picture(7)]]  # fewer cameras: captured when they first come
+    r = request(images)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+
+
+def test_answers_stay_what_they_are(gpu, made):
+    e = made((SIZE, SIZE))
+    first = e.step(request([[picture(0), picture(1)]]))
+    kept = first.clone()
+    e.step(request([[picture(2), picture(3)]], 20))
+    assert torch.equal(first, kept)
+
+
+def test_vision_starts_before_the_prompt_is_there(gpu, made):
+    e = made((SIZE, SIZE))
+    images = [[picture(0), picture(1)]]
+    e.look(images)
+    assert gpu.log == ["vision"]
+    r = request(images)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    assert gpu.log == STEP
+
+
+def test_a_size_that_comes_first_in_a_step(gpu, made):
+    """Capturing runs what is captured, over what the vision tower has left there."""
+    e = made((SIZE, SIZE))
+    images = [[None, picture(7)]]
+    e.look(images)
+    for length in (9, 39):
+        r = request(images, length)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+
+
+def test_a_look_that_nothing_came_of(gpu, made):
+    """Other frames than those looked at, the same ones with other pixels after an error: always those of the step."""
+    e = made((SIZE, SIZE))
+    e.look([[picture(0), picture(1)]])
+    images = [[picture(2), picture(3)]]
+    r = request(images)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    assert gpu.log == ["vision", "stream", *STEP]  # waits until the upload that it overwrites has ended
+    e.look(images)
+    with pytest.raises(RequestError, match="lang_lens"):
+        e.step(request(images, lang_lens=torch.tensor([0])))
+    images[0][0][:] = 7
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    with pytest.raises(RequestError, match=r"frames\[0\]\[1\]: must be a NumPy array"):
+        e.look([[picture(0), 3]])
+
+
+def test_robots_that_see_with_different_cameras_go_in_turn(gpu, made):
+    e = made((SIZE, SIZE), batch=3)
+    images = [[picture(0), None], [picture(2), picture(3)], [picture(4), None]]
+    r = request(images, batch=3)
+    e.prepare(1)
+    gpu.log.clear()
+    got = e.step(r)
+    assert gpu.log.count("vision") == 2 and gpu.log.count("wait") == 2
+    alone = request(images[1:2], input_ids=r.input_ids[1:2], noise=r.noise[1:2])
+    torch.testing.assert_close(got[1:2], expected(images[1:2], alone), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("piece", [64, 4096, 1 << 19])
+def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
+    """Whatever the pieces, all bytes arrive; and sizes may change from step to step."""
+    monkeypatch.setattr(arena, "PIECE", piece)
+    e = made((120, 160))
+    there, host = e._runner._arena.device, e._runner._arena.host
+    for sizes in (
+        ((120, 160), (90, 100)),
+        ((SIZE, SIZE), (SIZE, SIZE)),
+        ((33, 41), (120, 160)),
+        ((33, 41), (120, 160)),
+    ):
+        there.block.zero_()
+        there.records.zero_()
+        images = [picture(i, *size) for i, size in enumerate(sizes)]
+        e._runner.vision.launch = lambda *a: None
+        e._runner._frames.launch = lambda *a, **k: None
+        e._runner._graphs.clear()
+        e.step(request([images]))
+        for image, (place, at) in zip(images, e._runner._frames._places, strict=True):
+            assert np.array_equal(place, image)
+            assert torch.equal(there.block[at : at + image.size], torch.from_numpy(image).flatten())
+        if sizes[0] != (SIZE, SIZE):
+            assert torch.equal(there.records, torch.from_numpy(host.records)) and (there.records[:, 0] == 1).all()
