@@ -45,6 +45,13 @@ __device__ __forceinline__ u32 address_in(u32 address, u32 rank) {  // the same 
 __device__ __forceinline__ void bar_arrive_in(u32 remote) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
+// 16 bytes into another program's memory; its barrier there counts them.
+__device__ __forceinline__ void send4(u32 remote, float a, float b, float c, float d, u32 remote_bar) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+               ::"r"(remote), "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_bar) : "memory");
+}
 __device__ __forceinline__ void cluster_meet() {  // orders nothing but barriers that were initialised
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
@@ -107,6 +114,7 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   float z = 1.5957691216057308f * x * (1.f + 0.044715f * x * x);
   return __fdividef(x, 1.f + exp2_fast(-1.4426950408889634f * z));
 }
+__device__ __forceinline__ float tanh_fast(float x) { float y; asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 __device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 // Byte of (row, 16-byte chunk) in a tile.
 __device__ __forceinline__ int at(int row, int chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
