@@ -36,18 +36,13 @@ enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_PART, C_ATT = C_PART + 8, C_ACT = 
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void consumers_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+__device__ __forceinline__ void consumers_sync() { meet<1, 256>(); }
 
-__device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
-  u32 v;
-  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
-  while ((int)(v - target) < 0);
-}
 // All consumers: what they wrote is there for whoever sees the counter.
 __device__ __forceinline__ void publish(u32 *counter, bool for_copies = true) {
   if (for_copies) fence_global();  // readers that use the copy engine need it
   consumers_sync();
-  if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+  if (threadIdx.x == 0) count_up(counter);
 }
 __device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
   if (threadIdx.x == 0) wait_for(counter, target);
@@ -88,12 +83,12 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
     for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
     bar_init(a_empty, 8);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    bar_init_done();
   }
   __syncthreads();
 
   if (warp >= 8) {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+  fewer_registers<40>();
   if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
     if (lane == 0) {
     Ring r;
@@ -158,7 +153,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   }
 
   } else {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  more_registers<232>();
   // ---- consumers: two warpgroups that share every product, tile by tile in turn
   const int group = uniform(warp >> 2);
   const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the CUDA kernels share: barriers, copy engine, tensor cores of sm_90a. cuda.py puts this before every kernel, and
-// behind it the wgmma wrappers (mma<N>, ...) of the widths that the kernel uses.
+// behind it the wgmma wrappers (mma<N>, ...) of the widths that the kernel uses. All PTX is here, each instruction in a
+// function: test/cuda_on_cpu/ puts others of the same names in their place.
 //
 // A tile is [rows, 64] bf16: rows of 128 bytes, 16-byte chunks permuted by `chunk ^ (row % 8)`, eight rows a group of 1024
 // bytes. The tensor cores read it, tensor maps with 128-byte swizzle write it.
@@ -31,6 +32,22 @@ __device__ __forceinline__ void bar_wait(u32 bar, u32 parity) {
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
                  : "=r"(done) : "r"(bar), "r"(parity) : "memory");
   } while (!done);
+}
+
+// --- a program's threads, programs among each other -----------------------------------------------------------------
+
+template <int BARRIER, int THREADS> __device__ __forceinline__ void meet() {
+  asm volatile("bar.sync %0, %1;" ::"n"(BARRIER), "n"(THREADS) : "memory");
+}
+template <int N> __device__ __forceinline__ void fewer_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
+template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
+__device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
+  u32 v;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+  while ((int)(v - target) < 0);
+}
+__device__ __forceinline__ void count_up(u32 *counter) {  // what was written before is there for whoever sees it
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 // --- a cluster's other programs -------------------------------------------------------------------------------------

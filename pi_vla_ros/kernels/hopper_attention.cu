@@ -40,7 +40,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   const int length = uniform(lengths[0]), chunks = (length + 63) / 64;
 
   if (warp >= 8) {  // ---- loads
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fewer_registers<40>();
     if (warp == 8 && lane == 0) {
       bar_expect(q_full, CHUNK);
       for (int i = 0; i < 4; i++) tile_in(queries + i * TILE, &q_map, i * 64, blockIdx.x * 64, q_full);
@@ -57,7 +57,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     cluster_meet();
     return;
   }
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  more_registers<232>();
   const int group = uniform(warp >> 2), row = (warp & 3) * 16 + (lane >> 2), quad = lane & 3;
   const u32 back = address_in(empty, warp & 1);  // a slot is given back to both loaders: one warp tells each
   auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
@@ -135,7 +135,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     }
     if (quad == 0) norms[group * 64 + row + 8 * h] = make_float2(top[h], total[h]);
   }
-  asm volatile("bar.sync 1, 256;" ::: "memory");
+  meet<1, 256>();
   const float *take = joined + ((group ^ 1) * 64 + row) * STRIDE + quad * 2;
 #pragma unroll
   for (int h = 0; h < 2; h++) {

@@ -52,7 +52,7 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
   cluster_meet();
 
   if (warp >= 8) {  // ---- loads
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    fewer_registers<40>();
     if (warp == 8 && lane == 0 && cluster < tiles) {
       auto ask_w = [&](const Tile &tile, int k, int slot) {
         bar_expect(full + 8 * slot, tile.half ? STAGE - A_BYTES / 2 : STAGE);
@@ -76,7 +76,7 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
     }
     __syncwarp();
   } else {  // ---- two warpgroups, 64 rows each
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    more_registers<232>();
     const int group = uniform(warp >> 2), quad = lane & 3;
     // a slot is given back to both loaders that write it: one warp of a group tells each
     const u32 back = address_in(empty, warp & 1);
