@@ -108,9 +108,9 @@ __device__ __forceinline__ void chain_wait() { asm volatile("griddepcontrol.wait
 __device__ __forceinline__ u64 tile_at(u32 address) {
   return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)1 << 16) | ((address & 0x3FFFF) >> 4);
 }
-// Depth runs across the rows (`transposed` wrappers): the next 64 columns are a tile of 64 rows further on.
-__device__ __forceinline__ u64 transposed_tile_at(u32 address) {
-  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)512 << 16) | ((address & 0x3FFFF) >> 4);
+// Depth runs across the rows (`transposed` wrappers): the next 64 columns are a tile further on, of 64 rows or `bytes`.
+__device__ __forceinline__ u64 transposed_tile_at(u32 address, u32 bytes = 8192) {
+  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)(bytes >> 4) << 16) | ((address & 0x3FFFF) >> 4);
 }
 __device__ __forceinline__ void mma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

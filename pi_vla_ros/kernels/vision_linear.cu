@@ -12,10 +12,10 @@
 //   LN(x) Wᵀ + b = (x Wᵀ − mean · s) · rstd + b,   mean and rstd from the moments that the product before has left.
 // s is made from the rounded W, so nothing but fp32 rounding is lost to a mean however large.
 //
-// Compile-time: BN, MMA (its wrapper), STAGES, SPLIT; PARTS of the moments (0: no LayerNorm); EPILOGUE: PLAIN, GELU, or
+// Compile-time: BN, MMA (its wrapper), STAGES, CLUSTER = 2 · SPLIT; PARTS of the moments (0: no LayerNorm); EPILOGUE: PLAIN, GELU, or
 // RESIDUAL (onto x, and the moments of the result).
 
-constexpr int BM = 128, BK = 64, PLAIN = 0, GELU = 1, RESIDUAL = 2;
+constexpr int SPLIT = CLUSTER / 2, BM = 128, BK = 64, PLAIN = 0, GELU = 1, RESIDUAL = 2;
 constexpr int A_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = A_BYTES + W_BYTES;
 constexpr int CONSTANTS = 2 * BN * 4;             // s and b of a tile
 constexpr int MINE = BN / SPLIT;                  // columns of a tile that this program finishes
@@ -30,7 +30,7 @@ struct Walk {  // through the stages, again and again
 
 // out [M, N]; RESIDUAL: out = x is [M, N], moments_out [N / MINE, stride]. constants [tiles of N, 2, BN].
 // M is a multiple of 256; N one of 8, RESIDUAL: of MINE.
-extern "C" __global__ void __cluster_dims__(2 * SPLIT, 1, 1) __launch_bounds__(288, 1)
+extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(288, 1)
 vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float *constants,
               char *out, const float2 *moments_in, float2 *moments_out, int M, int N, int K, int stride) {
   extern __shared__ char raw[];
@@ -43,7 +43,7 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
   const u32 rank = cluster_rank(), share = rank / SPLIT, split = rank % SPLIT;
   const int tiles_m = M / (2 * BM), all = (K + BK - 1) / BK, tiles = tiles_m * ((N + BN - 1) / BN);
   const int first = all * split / SPLIT, steps = all * (split + 1) / SPLIT - first;
-  const int cluster = blockIdx.x / (2 * SPLIT), clusters = gridDim.x / (2 * SPLIT);
+  const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
   auto row_of = [&](int i) { return (i % tiles_m * 2 + (int)share) * BM; };
   auto tile_of = [&](int i) { return i / tiles_m; };  // programs at work at the same time share columns of W
 

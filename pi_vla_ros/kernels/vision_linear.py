@@ -83,9 +83,10 @@ def _launch(epilogue: int, a: Activations, m: int, w: Product, out: Tensor, mome
             moments_out: Tensor | None, stages: int | None, pdl: bool) -> None:  # fmt: skip
     split = 2 if epilogue == RESIDUAL else 1
     stage, extra = (128 + w.width) * 128, 16 * w.width + (split - 1) * 128 * w.width * 2 + 2048
-    stages = min(stages or 99, (SHARED - extra) // stage)
+    depth = -(-w.w.shape[1] // 64) // split  # steps of a tile: the loader runs into the next tile, not past it
+    stages = min(stages or 99, (SHARED - extra) // stage, depth)
     parts = len(moments_in) if w.normed else 0
-    defines = {"BN": w.width, "MMA": f"mma{w.width}", "STAGES": stages, "SPLIT": split, "PARTS": parts,
+    defines = {"BN": w.width, "MMA": f"mma{w.width}", "STAGES": stages, "CLUSTER": 2 * split, "PARTS": parts,
                "EPILOGUE": epilogue}  # fmt: skip
     run = kernel("vision_linear", tuple(defines.items()), (mma(w.width),), stages * stage + extra)
     clusters = min(m // ROWS * (len(w.w) // w.width), CLUSTERS[split])

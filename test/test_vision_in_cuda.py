@@ -1,0 +1,138 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The vision tower's CUDA kernels against PyTorch, on the CPU (test/cuda_on_cpu)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+pytest.importorskip("triton")
+
+from cuda_on_cpu import COMPILER, Kernel, tensor_map
+
+from pi_vla_ros.kernels import image_attention as attending
+from pi_vla_ros.kernels import vision_linear as products
+from pi_vla_ros.kernels.vision_linear import Activations, Product, add_linear, linear, tiled
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+
+
+@pytest.fixture(params=[0, 3])
+def cpu(monkeypatch, request):
+    """Launches run on CPU tensors, in one of the orders that a GPU may take."""
+
+    def kernel(name, defines, mmas, shared):
+        return Kernel(name, dict(defines), mmas, request.param)
+
+    for module in (products, attending):
+        monkeypatch.setattr(module, "kernel", kernel)
+        monkeypatch.setattr(module, "tensor_map", tensor_map)
+
+
+def numbers(*shape, seed=0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def poisoned(*shape, dtype=torch.bfloat16) -> torch.Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype)
+
+
+def moments_of(x: torch.Tensor) -> torch.Tensor:
+    parts = x.float().unflatten(1, (-1, 64))
+    return torch.stack([parts.sum(-1), parts.square().sum(-1)], -1).transpose(0, 1).contiguous()
+
+
+def norm(width: int) -> nn.LayerNorm:
+    n = nn.LayerNorm(width, eps=1e-6)
+    n.weight.data, n.bias.data = 1 + 0.3 * numbers(width, seed=8), 0.3 * numbers(width, seed=9)
+    return n.to(torch.bfloat16).requires_grad_(False)
+
+
+def error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got.float() - want.float()).norm() / want.float().norm()).item()
+
+
+@pytest.mark.parametrize(("n", "width"), [(3456, 160), (4304, 200), (1152, 128)])
+def test_tiles_hold_every_row_once_and_8_neighbours_in_a_thread(n, width):
+    w, constants = tiled(torch.arange(n)[:, None].float() + 1, torch.arange(n), width, None)
+    tiles = w.view(-1, width)
+    assert sorted(w[w > 0].tolist()) == list(range(1, n + 1))
+    for t, tile in enumerate(tiles):
+        for group in range(width // 32):
+            for quad in range(4):
+                held = [tile[group * 32 + 8 * i + 2 * quad + e].item() for i in range(4) for e in range(2)]
+                first = t * width + group * 32 + quad * 8 + 1
+                assert held == [c if c <= n else 0 for c in range(first, first + 8)]
+    assert torch.equal(constants[:, 1].flatten()[:n], torch.arange(n).float())
+    assert torch.equal(constants[:, 0].flatten()[:n], torch.arange(n) + 1.0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("m", "n", "width", "gelu", "clusters"),
+    [(256, 328, 160, False, 66), (512, 328, 160, False, 2), (512, 504, 200, True, 66), (768, 304, 200, True, 2)],
+)
+def test_linear(cpu, monkeypatch, m, n, width, gelu, clusters):
+    monkeypatch.setitem(products.CLUSTERS, 1, clusters)
+    k = 448
+    x = poisoned(m + 3, k)
+    x[:m] = 2 * numbers(m, k)
+    w, b, ln = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16), norm(k)
+    moments = poisoned(k // 64, m + 5, 2, dtype=torch.float32)
+    moments[:, :m] = moments_of(x[:m])
+    out = poisoned(m + 1, n)
+    linear(Activations.of(x), m, Product.of(w, b, width, ln), out, moments, gelu=gelu, pdl=False)
+    y = F.layer_norm(x[:m].float(), (k,), ln.weight.float(), ln.bias.float(), 1e-6) @ w.float().T + b.float()
+    assert error(out[:m], F.gelu(y, approximate="tanh") if gelu else y) < 3e-3
+    assert out[m:].isnan().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("m", "k", "clusters"), [(256, 1152, 30), (512, 1152, 30), (512, 208, 1), (768, 600, 2)])
+def test_add_linear(cpu, monkeypatch, m, k, clusters):
+    monkeypatch.setitem(products.CLUSTERS, 2, clusters)
+    n = 256
+    a = poisoned(m + 3, k)
+    a[:m] = numbers(m, k)
+    w, b = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16)
+    x = poisoned(m + 1, n)
+    x[:m] = numbers(m, n, seed=3)
+    want = x[:m].float() + a[:m].float() @ w.float().T + b.float()
+    moments = poisoned(n // 64, m + 5, 2, dtype=torch.float32)
+    add_linear(Activations.of(a), m, Product.of(w, b, 128), x, moments, pdl=False)
+    assert error(x[:m], want) < 3e-3
+    assert torch.allclose(moments[:, :m], moments_of(x[:m]), rtol=1e-5, atol=1e-4)
+    assert x[m:].isnan().all() and moments[:, m:].isnan().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_mean_costs_no_accuracy(cpu, offset):
+    """Rows far from zero, as residual streams are: as exact as PyTorch's LayerNorm and product in bf16."""
+    m, k, n = 256, 1152, 160
+    x = (numbers(m, k) + offset).to(torch.bfloat16)
+    w, b, ln = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16), norm(k)
+    out = poisoned(m, n)
+    linear(Activations.of(x), m, Product.of(w, b, 160, ln), out, moments_of(x), pdl=False)
+    want = F.layer_norm(x.double(), (k,), ln.weight.double(), ln.bias.double(), 1e-6) @ w.double().T + b.double()
+    theirs = F.linear(ln(x), w, b)
+    assert error(out, want) <= 1.1 * error(theirs, want), (error(out, want), error(theirs, want))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("images", "heads"), [(1, 2), (2, 3)])
+def test_attention(cpu, images, heads):
+    rows = images * 256
+    qkv = poisoned(rows + 7, 3 * heads * 72)
+    qkv[:rows] = 1.5 * numbers(rows, 3 * heads * 72)
+    out = poisoned(rows + 1, heads * 72)
+    attending.image_attention(attending.map_of(qkv), images, heads, out, pdl=False)
+    q, k, v = (
+        t.float().unflatten(1, (heads, 72)).unflatten(0, (images, 256)).transpose(1, 2) for t in qkv[:rows].chunk(3, 1)
+    )
+    want = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
+    assert error(out[:rows], want) < 4e-3
+    assert out[rows:].isnan().all()
