@@ -15,7 +15,7 @@ from cuda_on_cpu import COMPILER, Kernel, tensor_map
 
 from pi_vla_ros.kernels import image_attention as attending
 from pi_vla_ros.kernels import vision_linear as products
-from pi_vla_ros.kernels.vision_linear import Activations, Product, add_linear, linear, tiled
+from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, moments_for, prefix_linear, row_moments, tiled
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -40,8 +40,8 @@ def poisoned(*shape, dtype=torch.bfloat16) -> torch.Tensor:
     return torch.full(shape, float("nan"), dtype=dtype)
 
 
-def moments_of(x: torch.Tensor) -> torch.Tensor:
-    parts = x.float().unflatten(1, (-1, 64))
+def moments_of(x: torch.Tensor, columns: int = 64) -> torch.Tensor:
+    parts = x.float().unflatten(1, (-1, columns))
     return torch.stack([parts.sum(-1), parts.square().sum(-1)], -1).transpose(0, 1).contiguous()
 
 
@@ -84,28 +84,55 @@ def test_linear(cpu, monkeypatch, m, n, width, gelu, clusters):
     moments = poisoned(k // 64, m + 5, 2, dtype=torch.float32)
     moments[:, :m] = moments_of(x[:m])
     out = poisoned(m + 1, n)
-    linear(Activations.of(x), m, Product.of(w, b, width, ln), out, moments, gelu=gelu, pdl=False)
+    linear(Activations.of(x), m, Product.of(w, b, Cut(width), ln), out, moments, gelu=gelu, pdl=False)
     y = F.layer_norm(x[:m].float(), (k,), ln.weight.float(), ln.bias.float(), 1e-6) @ w.float().T + b.float()
     assert error(out[:m], F.gelu(y, approximate="tanh") if gelu else y) < 3e-3
     assert out[m:].isnan().all()
 
 
 @needs_compiler
-@pytest.mark.parametrize(("m", "k", "clusters"), [(256, 1152, 30), (512, 1152, 30), (512, 208, 1), (768, 600, 2)])
-def test_add_linear(cpu, monkeypatch, m, k, clusters):
-    monkeypatch.setitem(products.CLUSTERS, 2, clusters)
-    n = 256
+@pytest.mark.parametrize(
+    ("m", "k", "cut", "clusters"),
+    [(256, 1152, Cut(128, 2), 30), (512, 208, Cut(128, 2), 1), (768, 600, Cut(128, 2), 2), (512, 328, Cut(96), 66),
+     (512, 328, Cut(128), 2)],
+)  # fmt: skip
+def test_add_linear(cpu, monkeypatch, m, k, cut, clusters):
+    monkeypatch.setitem(products.CLUSTERS, cut.split, clusters)
+    n = 2 * cut.width
     a = poisoned(m + 3, k)
     a[:m] = numbers(m, k)
     w, b = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16)
     x = poisoned(m + 1, n)
     x[:m] = numbers(m, n, seed=3)
     want = x[:m].float() + a[:m].float() @ w.float().T + b.float()
-    moments = poisoned(n // 64, m + 5, 2, dtype=torch.float32)
-    add_linear(Activations.of(a), m, Product.of(w, b, 128), x, moments, pdl=False)
+    moments = moments_for(cut, n, m + 5, x.device).fill_(float("nan"))
+    add_linear(Activations.of(a), m, Product.of(w, b, cut), x, moments, pdl=False)
     assert error(x[:m], want) < 3e-3
-    assert torch.allclose(moments[:, :m], moments_of(x[:m]), rtol=1e-5, atol=1e-4)
+    assert torch.allclose(moments[:, :m], moments_of(x[:m], cut.width // cut.split), rtol=1e-5, atol=1e-4)
     assert x[m:].isnan().all() and moments[:, m:].isnan().all()
+
+
+@needs_compiler
+def test_prefix_linear(cpu):
+    """Two robots of 256 tokens each, whose rows begin 300 apart."""
+    m, k, n = 512, 448, 256
+    x, w, b, ln = numbers(m, k).to(torch.bfloat16), numbers(n, k, seed=1).to(torch.bfloat16), numbers(n, seed=2), norm(k)
+    out, sums = poisoned(600, n), poisoned(2, 600, dtype=torch.float32)
+    prefix_linear(Activations.of(x), m, Product.of(w, b, Cut(128), ln), out, moments_of(x), sums, 256, 300, pdl=False)
+    want = F.layer_norm(x.float(), (k,), ln.weight.float(), ln.bias.float(), 1e-6) @ w.float().T + b
+    rows = torch.cat([torch.arange(256), 300 + torch.arange(256)])
+    assert error(out[rows], want) < 3e-3
+    assert torch.allclose(sums[:, rows].sum(0), out[rows].float().square().sum(1), rtol=1e-5)
+    assert out[256:300].isnan().all() and sums[:, 256:300].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("n", "rows", "sums", "want"),
+    [(3456, 768, False, Cut(160)), (4304, 768, False, Cut(200)), (1152, 768, True, Cut(128, 2)),
+     (1152, 1024, True, Cut(96)), (1152, 1536, True, Cut(128))],
+)  # fmt: skip
+def test_a_product_fills_the_chip(n, rows, sums, want):
+    assert cut_for(n, rows, sums=sums) == want
 
 
 @needs_compiler
@@ -116,7 +143,7 @@ def test_a_mean_costs_no_accuracy(cpu, offset):
     x = (numbers(m, k) + offset).to(torch.bfloat16)
     w, b, ln = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16), norm(k)
     out = poisoned(m, n)
-    linear(Activations.of(x), m, Product.of(w, b, 160, ln), out, moments_of(x), pdl=False)
+    linear(Activations.of(x), m, Product.of(w, b, Cut(160), ln), out, moments_of(x), pdl=False)
     want = F.layer_norm(x.double(), (k,), ln.weight.double(), ln.bias.double(), 1e-6) @ w.double().T + b.double()
     theirs = F.linear(ln(x), w, b)
     assert error(out, want) <= 1.1 * error(theirs, want), (error(out, want), error(theirs, want))

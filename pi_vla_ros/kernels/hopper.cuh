@@ -132,6 +132,10 @@ __device__ __forceinline__ float gelu_tanh(float x) {
   return __fdividef(x, 1.f + exp2_fast(-1.4426950408889634f * z));
 }
 __device__ __forceinline__ float tanh_fast(float x) { float y; asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ __forceinline__ float gelu_tanh_fast(float x) {  // half the special-function operations; an error of x · 2^-12
+  const float half = 0.5f * x, t = tanh_fast(x * (0.7978845608028654f + 0.0356774081363001f * x * x));
+  return half * t + half;
+}
 __device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 // Byte of (row, 16-byte chunk) in a tile.
 __device__ __forceinline__ int at(int row, int chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }

@@ -12,15 +12,16 @@
 //   LN(x) Wᵀ + b = (x Wᵀ − mean · s) · rstd + b,   mean and rstd from the moments that the product before has left.
 // s is made from the rounded W, so nothing but fp32 rounding is lost to a mean however large.
 //
-// Compile-time: BN, MMA (its wrapper), STAGES, CLUSTER = 2 · SPLIT; PARTS of the moments (0: no LayerNorm); EPILOGUE: PLAIN, GELU, or
-// RESIDUAL (onto x, and the moments of the result).
+// Compile-time: BN, MMA (its wrapper), STAGES, CLUSTER = 2 · SPLIT; PARTS of the moments (0: no LayerNorm); EPILOGUE:
+// PLAIN; GELU; RESIDUAL (onto x, with the moments of the result); PREFIX (into the rows of the prefix, with their Σx²).
 
-constexpr int SPLIT = CLUSTER / 2, BM = 128, BK = 64, PLAIN = 0, GELU = 1, RESIDUAL = 2;
+constexpr int SPLIT = CLUSTER / 2, BM = 128, BK = 64, PLAIN = 0, GELU = 1, RESIDUAL = 2, PREFIX = 3;
 constexpr int A_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = A_BYTES + W_BYTES;
 constexpr int CONSTANTS = 2 * BN * 4;             // s and b of a tile
 constexpr int MINE = BN / SPLIT;                  // columns of a tile that this program finishes
 constexpr int GIVEN = (SPLIT - 1) * BM * MINE * 4;  // bytes of sums that come from the other half of the depth
 constexpr int REST = MINE % 32 / 8;               // blocks of 8 columns behind the last 32: not packed, 2 columns a thread
+static_assert(EPILOGUE < RESIDUAL || REST == 0, "sums are of whole groups of 32 columns");
 
 struct Walk {  // through the stages, again and again
   int slot = 0;
@@ -28,11 +29,13 @@ struct Walk {  // through the stages, again and again
   __device__ void next() { if (++slot == STAGES) { slot = 0; parity ^= 1; } }
 };
 
-// out [M, N]; RESIDUAL: out = x is [M, N], moments_out [N / MINE, stride]. constants [tiles of N, 2, BN].
-// M is a multiple of 256; N one of 8, RESIDUAL: of MINE.
+// out [M, N]; RESIDUAL: out = x, sums_out is moments [N / MINE, sums_stride, 2]; PREFIX: row r goes to row
+// r / image_rows · share_rows + r % image_rows, sums_out is [N / MINE, sums_stride]. moments [PARTS, stride]; constants
+// [tiles of N, 2, BN]. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(288, 1)
 vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float *constants,
-              char *out, const float2 *moments_in, float2 *moments_out, int M, int N, int K, int stride) {
+              char *out, const float2 *moments, float *sums_out, int M, int N, int K, int stride, int sums_stride,
+              int image_rows, int share_rows) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   float *consts = (float *)(base + STAGES * STAGE);                      // of this tile, of the next
@@ -98,7 +101,7 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
           float2 m[(PARTS + 3) / 4 + !PARTS];
 #pragma unroll
           for (int j = 0; j < (PARTS + 3) / 4; j++)
-            m[j] = 4 * j + quad < PARTS ? __ldcg(moments_in + (4 * j + quad) * stride + row + 8 * h) : make_float2(0, 0);
+            m[j] = 4 * j + quad < PARTS ? __ldcg(moments + (4 * j + quad) * stride + row + 8 * h) : make_float2(0, 0);
           float sum = 0, square = 0;
 #pragma unroll
           for (int j = 0; j < (PARTS + 3) / 4; j++) { sum += m[j].x; square += m[j].y; }
@@ -165,12 +168,18 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
       }
 
       const float *sums = consts + (turn & 1) * 2 * BN + split * MINE, *bias = sums + BN;
-      char *to = out + ((long long)row * N + col) * 2;  // and 8 rows on
-      const long long below = 16ll * N;
+      int place[2];
+      char *to[2];
+#pragma unroll
+      for (int h = 0; h < 2; h++) {
+        const int r = row + 8 * h;
+        place[h] = EPILOGUE == PREFIX ? r / image_rows * share_rows + r % image_rows : r;
+        to[h] = out + ((long long)place[h] * N + col) * 2;
+      }
       float sum[2] = {0, 0}, square[2] = {0, 0};
       auto finished = [&](float v, int h, float s, float b) {
         v = PARTS ? (v - mean[h] * s) * rstd[h] + b : v + b;
-        return EPILOGUE == GELU ? gelu_tanh(v) : v;
+        return EPILOGUE == GELU ? gelu_tanh_fast(v) : v;
       };
 #pragma unroll
       for (int g = 0; g < MINE / 32; g++) {
@@ -193,14 +202,14 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
             for (int t = 0; t < 4; t++) { v[2 * t] += lower(old[t]); v[2 * t + 1] += upper(old[t]); }
           }
           const u32 words[4] = {pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7])};
-          if (EPILOGUE == RESIDUAL)  // moments of what the next product reads: the rounded numbers
+          if (EPILOGUE >= RESIDUAL)  // of what the next product reads: the rounded numbers
 #pragma unroll
             for (int t = 0; t < 4; t++) {
               const float lo = lower(words[t]), hi = upper(words[t]);
               sum[h] += lo + hi;
               square[h] += lo * lo + hi * hi;
             }
-          if (col + c < N) *(uint4 *)(to + h * below + c * 2) = make_uint4(words[0], words[1], words[2], words[3]);
+          if (col + c < N) *(uint4 *)(to[h] + c * 2) = make_uint4(words[0], words[1], words[2], words[3]);
         }
       }
 #pragma unroll
@@ -210,10 +219,10 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
 #pragma unroll
         for (int h = 0; h < 2; h++) {
           const float *v = y[h] + MINE / 32 * 8 + 2 * g;
-          if (col + c < N) *(u32 *)(to + h * below + c * 2) = pack(finished(v[0], h, s.x, b.x), finished(v[1], h, s.y, b.y));
+          if (col + c < N) *(u32 *)(to[h] + c * 2) = pack(finished(v[0], h, s.x, b.x), finished(v[1], h, s.y, b.y));
         }
       }
-      if (EPILOGUE == RESIDUAL)
+      if (EPILOGUE >= RESIDUAL)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
 #pragma unroll
@@ -221,7 +230,9 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
             sum[h] += __shfl_xor_sync(~0u, sum[h], o);
             square[h] += __shfl_xor_sync(~0u, square[h], o);
           }
-          if (quad == 0) moments_out[col / MINE * stride + row + 8 * h] = make_float2(sum[h], square[h]);
+          const int at = col / MINE * sums_stride + place[h];
+          if (quad == 0 && EPILOGUE == RESIDUAL) ((float2 *)sums_out)[at] = make_float2(sum[h], square[h]);
+          if (quad == 0 && EPILOGUE == PREFIX) sums_out[at] = square[h];
         }
     }
   }

@@ -137,3 +137,4 @@ inline u32 rounded(float x) {  // to bf16, nearest even
 }
 inline u32 pack(float lo, float hi) { return rounded(hi) << 16 | rounded(lo); }
 inline float exp2_fast(float x) { return exp2f(x); }
+inline float tanh_fast(float x) { return bits<float>(bits<u32>(tanhf(x)) & 0xfffff000u); }  // 11 bits, as there
