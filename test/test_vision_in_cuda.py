@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +13,18 @@ from torch import nn
 
 pytest.importorskip("triton")
 
+import triton
 from cuda_on_cpu import COMPILER, Kernel, tensor_map
 
+from pi_vla_ros.engine.fused import vision_in_cuda
+from pi_vla_ros.engine.fused.autotune import blank_model
+from pi_vla_ros.engine.fused.stages import VisionStage
+from pi_vla_ros.engine.fused.tuning import Tuning
 from pi_vla_ros.kernels import image_attention as attending
 from pi_vla_ros.kernels import vision_linear as products
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, moments_for, prefix_linear, row_moments, tiled
+from pi_vla_ros.kernels.linear import Stats
+from pi_vla_ros.model.geometry import GemmaGeometry, VisionGeometry, tiny
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 
@@ -163,3 +172,54 @@ def test_attention(cpu, images, heads):
     want = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
     assert error(out[:rows], want) < 4e-3
     assert out[rows:].isnan().all()
+
+
+def test_row_moments():
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("needs Triton's interpreter")
+    x, moments = numbers(3, 1152).to(torch.bfloat16), poisoned(12, 5, 2, dtype=torch.float32)
+    row_moments(x, moments, pdl=False)
+    assert torch.allclose(moments[:, :3], moments_of(x, 96), rtol=1e-5, atol=1e-4)
+    assert moments[:, 3:].isnan().all()
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("images", [1, 2])
+@torch.no_grad()
+def test_the_tower(cpu, monkeypatch, images):
+    """Two layers of full width: as near to the fp32 model as PyTorch's own bf16 is, in the rows where it belongs."""
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("needs Triton's interpreter")
+    monkeypatch.setattr(vision_in_cuda, "available", lambda device: True)
+    torch.manual_seed(images)
+    vision = VisionGeometry(width=1152, depth=2, mlp=440, heads=16, patch=14, image=224)
+    language = GemmaGeometry(width=256, depth=1, mlp=32, heads=2, head_dim=16)
+    expert = GemmaGeometry(width=32, depth=1, mlp=32, heads=2, head_dim=16)
+    geometry = tiny("pi0", chunk=2, prompt_len=8, vision=vision, language=language, expert=expert)
+    model = blank_model(geometry, torch.device("cpu"), torch.bfloat16)
+    pixels = torch.rand(images, 3, 224, 224) * 2 - 1
+    theirs = model.projector(model.vision(pixels).to(torch.bfloat16)).flatten(0, 1)
+    exact = copy.deepcopy(model).float()
+    want = exact.projector(exact.vision(pixels)).flatten(0, 1)
+    stage = vision_in_cuda.vision_stage(model, 2, torch.bfloat16, Tuning(), pdl=False)
+    assert isinstance(stage, vision_in_cuda.CudaVision)
+    for buffer in (stage._x, stage._h, stage._qkv, stage._mlp, stage._moments):
+        buffer.fill_(float("nan"))
+    out, sums = poisoned(600, 256), Stats(poisoned(2, 600, dtype=torch.float32), 256)
+    stage.launch(pixels, out, 256, sums, 300)
+    rows = torch.cat([i * 300 + torch.arange(256) for i in range(images)])
+    assert error(out[rows], want) <= 1.05 * error(theirs, want), (error(out[rows], want), error(theirs, want))
+    assert torch.allclose(sums.buffer[:, rows].sum(0), out[rows].float().square().sum(1), rtol=1e-5)
+    assert out[256:300].isnan().all()
+
+
+def test_falls_back():
+    """No Hopper GPU, other sizes, or asked not to: the library's products."""
+    language = GemmaGeometry(width=64, depth=1, mlp=32, heads=2, head_dim=16)
+    vision = VisionGeometry(width=32, depth=1, mlp=32, heads=2, patch=14, image=28)
+    geometry = tiny("pi0", chunk=2, prompt_len=8, vision=vision, language=language, expert=language)
+    model = blank_model(geometry, torch.device("cpu"), torch.bfloat16)
+    assert not vision_in_cuda.fits(model, Tuning())
+    assert isinstance(vision_in_cuda.vision_stage(model, 1, torch.bfloat16, Tuning(), pdl=False), VisionStage)

@@ -139,18 +139,22 @@ def prefix_linear(a: Activations, m: int, w: Product, out: Tensor, moments: Tens
 
 
 @triton.jit
-def moments_kernel(x, moments, stride, W: tl.constexpr, PARTS: tl.constexpr, WP: tl.constexpr, PDL: tl.constexpr):
+def moments_kernel(x, moments, stride, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, PART: tl.constexpr,
+                   PART_POW2: tl.constexpr, PDL: tl.constexpr):  # fmt: skip
     chain(PDL)
-    row, part, w = tl.program_id(0), tl.program_id(1), tl.arange(0, WP)
-    value = tl.load(x + row * W + w, mask=w // (W // PARTS) == part, other=0.0).to(tl.float32)
+    row, part, column = tl.program_id(0), tl.arange(0, PARTS_POW2), tl.arange(0, PART_POW2)
+    some = (part < PARTS)[:, None] & (column < PART)[None, :]
+    at = row * PARTS * PART + part[:, None] * PART + column[None, :]
+    value = tl.load(x + at, mask=some, other=0.0).to(tl.float32)
     to = moments + (part * stride + row) * 2
-    tl.store(to, tl.sum(value))
-    tl.store(to + 1, tl.sum(value * value))
+    tl.store(to, tl.sum(value, axis=1), mask=part < PARTS)
+    tl.store(to + 1, tl.sum(value * value, axis=1), mask=part < PARTS)
 
 
 def row_moments(x: Tensor, moments: Tensor, *, pdl: bool) -> None:
     """x [M, W] -> moments [parts, ≥ M, 2]"""
     (m, width), parts = x.shape, len(moments)
-    moments_kernel[(m, parts)](
-        x, moments, moments.shape[1], width, parts, triton.next_power_of_2(width), pdl, num_warps=4, launch_pdl=pdl
+    part, pow2 = width // parts, triton.next_power_of_2
+    moments_kernel[(m,)](
+        x, moments, moments.shape[1], parts, pow2(parts), part, pow2(part), pdl, num_warps=4, launch_pdl=pdl
     )
