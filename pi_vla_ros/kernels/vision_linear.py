@@ -122,7 +122,9 @@ def _launch(epilogue: int, a: Activations, m: int, w: Product, out: Tensor, mome
     run(2 * cut.split * clusters, 288, arguments, pdl)
 
 
-def linear(a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, *, gelu: bool = False, pdl: bool) -> None:
+def linear(
+    a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, *, gelu: bool = False, pdl: bool
+) -> None:
     """a [≥ m, K] -> out [≥ m, N]; moments: of a, where w has a norm."""
     _launch(GELU if gelu else PLAIN, a, m, w, out, moments, None, pdl)
 
