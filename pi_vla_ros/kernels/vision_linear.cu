@@ -134,7 +134,8 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
       }
       mma_wait<0>();
       release(last);
-      if (i + clusters >= tiles && SPLIT == 1) cluster_arrive();  // nothing of the others' memory is touched from here
+      __syncwarp();
+      if (i + clusters >= tiles && SPLIT == 1) cluster_arrive();  // the others' memory is not touched from here on
 
       float y[2][MINE / 4];  // rows row + 8 h; columns 8 of every 32 (quad · 8 + ...), then 2 of every 8 of the rest
       if (SPLIT == 1) {
