@@ -262,8 +262,12 @@ def stage() -> None:
 def times(images: int) -> None:
     passes = {}
     for name, how in PASSES.items():
-        attempt(name, lambda: passes.update({name: Pass(images=images, **how)}))  # noqa: B023
-    graphs = {name: captured(p.launch) for name, p in passes.items()}
+        def one(name=name, how=how):
+            p = Pass(images=images, **how)
+            passes[name] = p, captured(p.launch)
+
+        attempt(name, one)
+    graphs = {name: graph for name, (_, graph) in passes.items()}
     for turn in range(3):
         ms = dict(zip(graphs, medians(list(graphs.values()), REPLAYS), strict=True))
         say(images=images, turn=turn, ms=ms)
