@@ -60,9 +60,8 @@ def test_a_clock_that_is_set_is_bridged(jump, installed, monkeypatch):
     assert (np.abs(np.diff(p, axis=0)) <= LIMITS.velocity * dt * 1.002 + 1e-5).all()
     assert (np.abs(v) <= LIMITS.velocity * 1.002).all()
     assert (np.abs(np.diff(v, axis=0)) <= LIMITS.acceleration * dt * 1.002).all()
-    if installed:  # at the moment itself the acceleration is known from two commands: half a tick late
-        assert (np.abs(np.diff(v, n=2, axis=0)) <= 1.6 * LIMITS.jerk * dt**2).all()
-    apart = np.abs(p - said).max(axis=1) > 1e-6
+    assert (np.abs(np.diff(v, n=2, axis=0)) <= LIMITS.jerk * dt**2 * 1.01 + 1e-6).all()
+    apart = np.abs(p - said).max(axis=1) > 1e-9
     assert 0 < apart.sum() <= the_guard.bridged <= apart.sum() + 5
     assert not apart[times < 2.0].any() and not apart[times > 3.5].any()  # caught up with, and untouched again
 

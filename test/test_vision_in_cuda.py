@@ -14,7 +14,7 @@ from torch import nn
 pytest.importorskip("triton")
 
 import triton
-from cuda_on_cpu import COMPILER, Kernel, tensor_map
+from cuda_on_cpu import COMPILER, with_cpu
 
 from pi_vla_ros.engine.fused import vision_in_cuda
 from pi_vla_ros.engine.fused.autotune import blank_model
@@ -53,12 +53,8 @@ def on_device():
 def cpu(monkeypatch, request):
     """Without a GPU, launches run on CPU tensors, in one of the orders that a GPU may take."""
 
-    def kernel(name, defines, mmas, shared):
-        return Kernel(name, dict(defines), mmas, request.param)
-
-    for module in () if HOPPER else (products, attending):
-        monkeypatch.setattr(module, "kernel", kernel)
-        monkeypatch.setattr(module, "tensor_map", tensor_map)
+    if not HOPPER:
+        with_cpu(monkeypatch, request.param)
 
 
 def numbers(*shape, seed=0) -> torch.Tensor:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels on the CPU: the text of a .cu, compiled by g++ (see README.md).
 
-    with_cpu(monkeypatch, seed=3)        # from here on, FlowLoop, hopper_linear, hopper_attention run on CPU tensors
+with_cpu(monkeypatch, seed=3)        # from here on, FlowLoop and the modules of the other kernels run on CPU tensors
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear
+from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
 
-HERE = Path(__file__).parent
+HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")
 FUNCTION = re.compile(r"^(?:template <[^>]*> )?__device__ __forceinline__ ", re.MULTILINE)
 WRAPPER = re.compile(
-    r"__device__ __forceinline__ (void mma\w+\(float \(&d\)\[(\d+)\], (u64 a|const u32 \(&a\)\[4\]), u64 b, int add\)) \{\n"
+    r"__device__ __forceinline__ "
+    r"(void mma\w+\(float \(&d\)\[(\d+)\], (u64 a|const u32 \(&a\)\[4\]), u64 b, int add\)) \{\n"
     r'.*?"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.bf16\.bf16 .*?, p, 1, 1, (0, )?([01]); \}"',
     re.DOTALL,
 )
@@ -37,8 +38,7 @@ class Wrong(RuntimeError):
 
 
 def without_ptx(text: str) -> str:
-    """`text` without its functions that contain assembly: hopper.h has others of the same names. Lines stay where they are."""
-
+    """`text` without its functions in assembly (hopper.h has others of the same names); lines stay in place."""
     at = 0
     while found := FUNCTION.search(text, at):
         at, depth = text.index("{", found.start()) + 1, 1
@@ -65,11 +65,14 @@ def multiplying(wrapper: str) -> str:
 
 
 def source_of(name: str, defines: dict[str, int], mmas: Sequence[str], folder: Path) -> str:
-    text = (folder / f"{name}.cu").read_text().replace("extern __shared__ char raw[];", "char *raw = me->program->memory;")
+    """What g++ compiles; `folder` holds `name`.cu."""
+    text = (
+        (folder / f"{name}.cu").read_text().replace("extern __shared__ char raw[];", "char *raw = me->program->memory;")
+    )
     return "".join([
         *(f'#include "{HERE / header}"\n' for header in ("machine.h", "hopper.h")),
         *(f"#define {k} {v}\n" for k, v in defines.items()),
-        '#line 1 "hopper.cuh"\n', without_ptx((folder / "hopper.cuh").read_text()),
+        '#line 1 "hopper.cuh"\n', without_ptx((KERNELS / "hopper.cuh").read_text()),
         *(multiplying(m) for m in mmas),
         f'#line 1 "{name}.cu"\n', without_ptx(text),
         '\nextern "C" const char *launch(void **values, u32 programs, u32 threads, u32 cluster, u32 seed) {\n'
@@ -88,7 +91,16 @@ def _folder() -> Path:
 def _library(text: str) -> ctypes.CDLL:
     source = _folder() / f"{abs(hash(text)):x}.cpp"
     source.write_text(text)
-    flags = ["-std=c++20", "-O2", "-ftree-vectorize", "-march=native", "-fno-strict-aliasing", "-w", "-Wno-narrowing", "-U_FORTIFY_SOURCE"]
+    flags = [
+        "-std=c++20",
+        "-O2",
+        "-ftree-vectorize",
+        "-march=native",
+        "-fno-strict-aliasing",
+        "-w",
+        "-Wno-narrowing",
+        "-U_FORTIFY_SOURCE",
+    ]
     built = subprocess.run(
         [COMPILER, *flags, "-shared", "-fPIC", "-o", source.with_suffix(".so"), source], capture_output=True, text=True
     )
@@ -103,7 +115,7 @@ class Kernel:
     """kernels/cuda.py's Kernel for CPU tensors. `seed`: which of the orders that a GPU may take; 0 is the plainest."""
 
     def __init__(self, name: str, defines: dict[str, int], mmas: Sequence[str], seed: int = 0,
-                 folder: Path = Path(cuda.__file__).parent):  # fmt: skip
+                 folder: Path = KERNELS):  # fmt: skip
         text = source_of(name, defines, mmas, folder)
         dims = re.search(r"__cluster_dims__\((\w+)", text[text.index(f'#line 1 "{name}.cu"') :])
         self._cluster = int(defines.get(dims[1], dims[1])) if dims else 1
@@ -126,10 +138,10 @@ def tensor_map(t: Tensor, rows: int) -> bytes:
 def with_cpu(monkeypatch, seed: int = 0) -> None:
     """The kernels' Python modules launch on the CPU until the test ends."""
 
-    def kernel(name: str, defines: tuple, mmas: tuple) -> Callable:
+    def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
     monkeypatch.setattr(flow_loop, "Kernel", functools.partial(Kernel, seed=seed))
-    for module in (hopper_linear, hopper_attention):
+    for module in (hopper_linear, hopper_attention, vision_linear, image_attention):
         monkeypatch.setattr(module, "kernel", kernel)
         monkeypatch.setattr(module, "tensor_map", tensor_map)
