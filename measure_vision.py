@@ -192,8 +192,8 @@ def model(seed: int = 0):
 class Pass:
     """A stage with what it reads and writes. triton: attention by Triton between CUDA's products."""
 
-    def __init__(self, cuda: bool, images: int, pdl: bool = True, triton: bool = False):
-        tune, m = tuning_for(GPU, 1), model()
+    def __init__(self, cuda: bool, images: int, pdl: bool = True, triton: bool = False, ahead: bool = True):
+        tune, m = replace(tuning_for(GPU, 1), vision_ahead=ahead), model()
         assert not cuda or fits(m, tune)
         self.stage = CudaVision(m, images, tune, pdl) if cuda else VisionStage(m, images, torch.bfloat16, tune, pdl)
         self.triton, self.at, self.pdl = triton, tune.vision_attention, pdl
@@ -206,7 +206,7 @@ class Pass:
         ours = vision_in_cuda.image_attention
         if self.triton:
             at, s = self.at, self.stage
-            vision_in_cuda.image_attention = lambda where, n, heads, out, pdl: vision_attention(
+            vision_in_cuda.image_attention = lambda where, n, heads, out, ahead, pdl: vision_attention(
                 s._qkv[: n * 256], out[: n * 256], 256, heads, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps, pdl=pdl)  # fmt: skip
         try:
             self.stage.launch(self.images, self.out, 256 * len(self.images), self.sums, len(self.out))
@@ -217,6 +217,7 @@ class Pass:
 PASSES = {
     "library": {"cuda": False},
     "cuda": {"cuda": True},
+    "cuda, weights not ahead": {"cuda": True, "ahead": False},
     "cuda, Triton's attention": {"cuda": True, "triton": True},
 }
 

@@ -211,7 +211,7 @@ def test_the_tower(cpu, monkeypatch, images):
     if not HOPPER and not triton.knobs.runtime.interpret:
         pytest.skip("needs Triton's interpreter")
     monkeypatch.setattr(vision_in_cuda, "available", lambda device: True)
-    torch.backends.cudnn.allow_tf32 = False
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(images)
     vision = VisionGeometry(width=1152, depth=2, mlp=440, heads=16, patch=14, image=224)
     language = GemmaGeometry(width=256, depth=1, mlp=32, heads=2, head_dim=16)
@@ -229,7 +229,7 @@ def test_the_tower(cpu, monkeypatch, images):
     out, sums = poisoned(600, 256), Stats(poisoned(2, 600, dtype=torch.float32), 256)
     stage.launch(pixels, out, 256, sums, 300)
     rows = torch.cat([i * 300 + torch.arange(256) for i in range(images)])
-    assert error(out[rows], want) <= 1.05 * error(theirs, want), (error(out[rows], want), error(theirs, want))
+    assert error(out[rows], want) <= 1.1 * error(theirs, want), (error(out[rows], want), error(theirs, want))
     assert torch.allclose(sums.buffer[:, rows].sum(0), out[rows].float().square().sum(1), rtol=1e-5)
     assert out[256:300].isnan().all()
 

@@ -94,6 +94,14 @@ __device__ __forceinline__ void tile_in_all(u32 to, const TensorMap *map, int co
                "[%0], [%1, {%2, %3}], [%4], %5;"
                ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(bar), "h"((short)programs) : "memory");
 }
+__device__ __forceinline__ void into_l2(const char *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+// This program's share of `bytes` (a multiple of 16) that a later kernel will read.
+__device__ __forceinline__ void share_into_l2(const char *from, u32 bytes) {
+  const u32 share = (bytes / gridDim.x + 2047) / 2048 * 2048, start = blockIdx.x * share;
+  if (start < bytes) into_l2(from + start, share < bytes - start ? share : bytes - start);
+}
 // Ordinary accesses before, copies after; each memory has its own fence (one for all costs 0.3 µs more).
 __device__ __forceinline__ void fence_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 __device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -11,9 +11,10 @@
 constexpr int WIDTH = 72, TOKENS = 256, QUERIES = 128;
 constexpr int Q_TILE = QUERIES * 128, K_TILE = TOKENS * 128;  // bytes of 64 columns
 
+// ahead_w: weights of a product behind this kernel
 // rows [images · 256, 3 · heads · 72]: queries, keys, values -> out [images · 256, heads · 72]
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
-image_attention(const __grid_constant__ TensorMap map, char *out, int heads) {
+image_attention(const __grid_constant__ TensorMap map, char *out, int heads, const char *ahead_w, int ahead_bytes) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   const u32 queries = shared(base), keys = queries + 2 * Q_TILE, values = keys + 2 * K_TILE;
@@ -41,6 +42,7 @@ image_attention(const __grid_constant__ TensorMap map, char *out, int heads) {
       for (int i = 0; i < 4; i++)  // two tiles of keys, two of values
         tile_in_all(keys + i * K_TILE + rank * Q_TILE, &map, ((i / 2 + 1) * heads + head) * WIDTH + i % 2 * 64,
                     first + half, i < 2 ? scores_full : values_full, 3);
+      share_into_l2(ahead_w, ahead_bytes);
     }
     __syncwarp();
   } else {  // ---- two warpgroups, 64 queries each

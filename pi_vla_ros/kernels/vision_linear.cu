@@ -31,11 +31,11 @@ struct Walk {  // through the stages, again and again
 
 // out [M, N]; RESIDUAL: out = x, sums_out is moments [N / MINE, sums_stride, 2]; PREFIX: row r goes to row
 // r / image_rows · share_rows + r % image_rows, sums_out is [N / MINE, sums_stride]. moments [PARTS, stride]; constants
-// [tiles of N, 2, BN]. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
+// [tiles of N, 2, BN]; ahead_w: weights of the product behind this one. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(288, 1)
 vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float *constants,
               char *out, const float2 *moments, float *sums_out, int M, int N, int K, int stride, int sums_stride,
-              int image_rows, int share_rows) {
+              int image_rows, int share_rows, const char *ahead_w, int ahead_bytes) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   float *consts = (float *)(base + STAGES * STAGE);                      // of this tile, of the next
@@ -79,6 +79,7 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
           bar_wait(empty + 8 * s.slot, s.parity ^ 1);
           if (turn || k >= ahead) ask_w(i, turn, k, s.slot);
           tile_in(stages + s.slot * STAGE, &a_map, (first + k) * BK, row_of(i), full + 8 * s.slot);
+          if (turn == 0 && k == ahead - 1) share_into_l2(ahead_w, ahead_bytes);
         }
     }
     __syncwarp();

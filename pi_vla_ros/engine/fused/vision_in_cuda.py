@@ -81,12 +81,14 @@ class CudaVision:
         x, h, mlp = self._rows
         self._embedding.launch(images, self._x[:n], t.patches, pdl=pdl)
         row_moments(self._x[:n], self._moments, pdl=pdl)
-        for w in self._layers:
-            linear(x, n, w.qkv, self._qkv, self._moments, pdl=pdl)
-            image_attention(self._heads, len(images), g.heads, self._h, pdl=pdl)
+        after = [w.qkv for w in self._layers[1:]] + [self._project]
+        for w, following in zip(self._layers, after, strict=True):
+            out_w, fc1_w, fc2_w, next_w = (p.w if t.vision_ahead else None for p in (w.out, w.fc1, w.fc2, following))
+            linear(x, n, w.qkv, self._qkv, self._moments, ahead=out_w, pdl=pdl)
+            image_attention(self._heads, len(images), g.heads, self._h, ahead=fc1_w, pdl=pdl)
             add_linear(h, n, w.out, self._x, self._moments, pdl=pdl)
-            linear(x, n, w.fc1, self._mlp, self._moments, gelu=True, pdl=pdl)
-            add_linear(mlp, n, w.fc2, self._x, self._moments, pdl=pdl)
+            linear(x, n, w.fc1, self._mlp, self._moments, gelu=True, ahead=fc2_w, pdl=pdl)
+            add_linear(mlp, n, w.fc2, self._x, self._moments, ahead=next_w, pdl=pdl)
         prefix_linear(x, n, self._project, out, self._moments, out_sums.buffer, image_rows, share, pdl=pdl)
 
 
