@@ -18,14 +18,13 @@ image_attention(const __grid_constant__ TensorMap map, char *out, int heads, con
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   const u32 queries = shared(base), keys = queries + 2 * Q_TILE, values = keys + 2 * K_TILE;
-  const u32 scores_full = values + 2 * K_TILE, values_full = scores_full + 8;
+  const u32 full = values + 2 * K_TILE;  // queries' and keys' first 64 columns; the rest of theirs; values
   const int warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31;
   const int pair = blockIdx.x / 2, head = pair % heads, first = pair / heads * TOKENS;
   const u32 rank = cluster_rank();
   chain_start();
   if (threadIdx.x == 0) {
-    bar_init(scores_full, 1);
-    bar_init(values_full, 1);
+    for (int i = 0; i < 3; i++) bar_init(full + 8 * i, 1);
     bar_init_done();
     map_in(&map);
   }
@@ -35,13 +34,13 @@ image_attention(const __grid_constant__ TensorMap map, char *out, int heads, con
     fewer_registers<40>();
     if (warp == 8 && lane == 0) {
       chain_wait();
-      bar_expect(scores_full, 2 * Q_TILE + 2 * K_TILE);
-      bar_expect(values_full, 2 * K_TILE);
       const int half = rank * QUERIES;
-      for (int i = 0; i < 2; i++) tile_in(queries + i * Q_TILE, &map, head * WIDTH + i * 64, first + half, scores_full);
-      for (int i = 0; i < 4; i++)  // two tiles of keys, two of values
-        tile_in_all(keys + i * K_TILE + rank * Q_TILE, &map, ((i / 2 + 1) * heads + head) * WIDTH + i % 2 * 64,
-                    first + half, i < 2 ? scores_full : values_full, 3);
+      for (int i = 0; i < 3; i++) bar_expect(full + 8 * i, i < 2 ? Q_TILE + K_TILE : 2 * K_TILE);
+      for (int i = 0; i < 4; i++) {  // two tiles of keys, two of values
+        if (i < 2) tile_in(queries + i * Q_TILE, &map, head * WIDTH + i * 64, first + half, full + 8 * i);
+        tile_in_all(keys + i * K_TILE + rank * Q_TILE, &map, ((i / 2 + 1) * heads + head) * WIDTH + i % 2 * 64, first + half,
+                    full + 8 * (i < 2 ? i : 2), 3);
+      }
       share_into_l2(ahead_w, ahead_bytes);
     }
     __syncwarp();
@@ -49,17 +48,20 @@ image_attention(const __grid_constant__ TensorMap map, char *out, int heads, con
     more_registers<232>();
     const int group = uniform(warp >> 2), row = (warp & 3) * 16 + (lane >> 2), quad = lane & 3;
     chain_wait();
-    bar_wait(scores_full, 0);
+    float score[128];
+    const u64 q = tile_at(queries + group * 8192), k = tile_at(keys);
+    bar_wait(full, 0);
+    mma_begin();
+#pragma unroll
+    for (int i = 0; i < 4; i++) mma256(score, q + 2 * i, k + 2 * i, i);
+    mma_commit();
+    bar_wait(full + 8, 0);
     if ((threadIdx.x & 127) < 64)  // queries of columns 72 .. 79
       *(uint4 *)(base + Q_TILE + at(group * 64 + (threadIdx.x & 63), 1)) = make_uint4(0, 0, 0, 0);
     fence_shared();
     if (group) meet<2, 128>(); else meet<1, 128>();
-
-    float score[128];
     mma_begin();
-#pragma unroll
-    for (int i = 0; i < 5; i++)
-      mma256(score, tile_at(queries + (i >> 2) * Q_TILE + group * 8192) + 2 * (i & 3), tile_at(keys + (i >> 2) * K_TILE) + 2 * (i & 3), i);
+    mma256(score, q + Q_TILE / 16, k + K_TILE / 16, 1);
     mma_commit();
     mma_wait<0>();
 
@@ -85,7 +87,7 @@ image_attention(const __grid_constant__ TensorMap map, char *out, int heads, con
     }
 
     float o[36];
-    bar_wait(values_full, 0);
+    bar_wait(full + 16, 0);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 16; k++) {
