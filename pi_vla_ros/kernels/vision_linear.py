@@ -123,11 +123,11 @@ def _launch(epilogue: int, a: Activations, m: int, w: Product, out: Tensor, mome
     run(2 * cut.split * clusters, 288, arguments, pdl)
 
 
-def linear(
-    a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, *, gelu: bool = False, pdl: bool
-) -> None:
-    """a [≥ m, K] -> out [≥ m, N]; moments: of a, where w has a norm."""
-    _launch(GELU if gelu else PLAIN, a, m, w, out, moments, None, pdl)
+def linear(a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, *, gelu: bool = False,
+           ahead: Tensor | None = None, pdl: bool) -> None:  # fmt: skip
+    """a [≥ m, K] -> out [≥ m, N]; moments: of a, where w has a norm; ahead: weights that a later kernel reads, asked into
+    the L2 cache."""
+    _launch(GELU if gelu else PLAIN, a, m, w, out, moments, None, pdl, ahead)
 
 
 def add_linear(a: Activations, m: int, w: Product, x: Tensor, moments: Tensor, *, ahead: Tensor | None = None,
