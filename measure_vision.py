@@ -206,8 +206,12 @@ class Pass:
         ours = vision_in_cuda.image_attention
         if self.triton:
             at, s = self.at, self.stage
-            vision_in_cuda.image_attention = lambda where, n, heads, out, ahead, pdl: vision_attention(
-                s._qkv[: n * 256], out[: n * 256], 256, heads, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps, pdl=pdl)  # fmt: skip
+
+            def by_triton(where, n, heads, out, ahead, pdl):
+                tile = {"bm": at.bm, "bk": at.bk, "stages": at.stages, "warps": at.warps}
+                vision_attention(s._qkv[: n * 256], out[: n * 256], 256, heads, pdl=pdl, **tile)
+
+            vision_in_cuda.image_attention = by_triton
         try:
             self.stage.launch(self.images, self.out, 256 * len(self.images), self.sums, len(self.out))
         finally:
@@ -263,6 +267,7 @@ def stage() -> None:
 def times(images: int) -> None:
     passes = {}
     for name, how in PASSES.items():
+
         def one(name=name, how=how):
             p = Pass(images=images, **how)
             passes[name] = p, captured(p.launch)
@@ -320,55 +325,57 @@ def layers() -> None:
 
 @torch.no_grad()
 def cuts() -> None:
-    m, depth = 768, 27
-    shapes = {
+    ways = {
         "qkv": (3456, 1152, [Cut(160), Cut(160, stages=3), Cut(160, stages=4), Cut(128), Cut(192), Cut(208)]),
         "fc1": (4304, 1152, [Cut(200), Cut(200, stages=3), Cut(200, stages=4), Cut(168), Cut(144)]),
         "out": (1152, 1152, [Cut(128, 2), Cut(128, 2, 4), Cut(96), Cut(64), Cut(128)]),
         "fc2": (1152, 4304, [Cut(128, 2), Cut(128, 2, 4), Cut(96), Cut(64), Cut(128)]),
     }
-    for name, (n, k, ways) in shapes.items():
-        torch.manual_seed(0)
-        a, x, out = torch.randn(m, k, **BF16), torch.zeros(m, n, **BF16), torch.empty(m, n, **BF16)
-        weights = [torch.randn(n, k, **BF16) / k**0.5 for _ in range(depth)]
-        b, ln, rows, graphs = torch.zeros(n, **BF16), norm(k), Activations.of(a), {}
-        back = name in ("out", "fc2")
-        given = torch.zeros(18, m, 2, device=GPU)
-        if not back:
-            row_moments(a, given, pdl=False)
+    for name, (n, k, some) in ways.items():
+        attempt(name, lambda: cuts_of(name, n, k, some))  # noqa: B023
 
-        def library(name=name, n=n, a=a, x=x, out=out, weights=weights, b=b):
-            for w in weights:
-                if name == "qkv":
-                    torch.addmm(b, a, w.T, out=out)
-                elif name == "fc1":
-                    gelu_linear(a, w.T, b, out)
+
+def cuts_of(name: str, n: int, k: int, ways: list[Cut], m: int = 768, depth: int = 27) -> None:
+    torch.manual_seed(0)
+    a, x, out = torch.randn(m, k, **BF16), torch.zeros(m, n, **BF16), torch.empty(m, n, **BF16)
+    weights = [torch.randn(n, k, **BF16) / k**0.5 for _ in range(depth)]
+    b, ln, rows, back = torch.zeros(n, **BF16), norm(k), Activations.of(a), name in ("out", "fc2")
+    moments = torch.zeros(18, m, 2, device=GPU)
+    if not back:
+        row_moments(a, moments, pdl=False)
+
+    def library():
+        for w in weights:
+            if name == "qkv":
+                torch.addmm(b, a, w.T, out=out)
+            elif name == "fc1":
+                gelu_linear(a, w.T, b, out)
+            else:
+                torch.addmm(x, a, w.T, out=x)
+
+    def ours(cut: Cut, ahead: bool) -> None:
+        products = [Product.of(w, b, cut, None if back else ln) for w in weights]
+        left = moments_for(cut, n, m, GPU) if back else None
+
+        def launch():
+            for w, following in zip(products, products[1:] + products[:1], strict=True):
+                behind = {"ahead": following.w if ahead else None, "pdl": True}
+                if back:
+                    add_linear(rows, m, w, x, left, **behind)
                 else:
-                    torch.addmm(x, a, w.T, out=x)
+                    linear(rows, m, w, out, moments, gelu=name == "fc1", **behind)
 
-        graphs["library"] = captured(library)
-        for cut in ways:
+        graph = captured(launch)
+        graphs[f"{cut.width} / {cut.split}, {cut.stages} stages{', ahead' if ahead else ''}"] = graph
+        kept.append((products, left))
 
-            def one(
-                cut=cut, name=name, n=n, weights=weights, b=b, ln=ln, rows=rows, back=back, x=x, out=out, given=given
-            ):
-                products = [Product.of(w, b, cut, None if back else ln) for w in weights]
-                left = moments_for(cut, n, m, GPU) if back else None
-
-                def ours():
-                    for w in products:
-                        if back:
-                            add_linear(rows, m, w, x, left, pdl=True)
-                        else:
-                            linear(rows, m, w, out, given, gelu=name == "fc1", pdl=True)
-
-                graphs[str(cut)] = captured(ours)
-                graphs[str(cut)].keep = products, left, given
-
-            attempt(f"{name} {cut}", one)
-        us = [1e3 * t / depth for t in medians(list(graphs.values()), REPLAYS)]
-        say(cuts=name, us={way: round(t, 2) for way, t in zip(graphs, us, strict=True)})
-        graphs.clear()
+    graphs, kept = {"library": captured(library)}, []
+    for i, cut in enumerate(ways):
+        attempt(f"{name} {cut}", lambda: ours(cut, False))  # noqa: B023
+        if i == 0:
+            attempt(f"{name} {cut}", lambda: ours(cut, True))  # noqa: B023
+    us = [1e3 * t / depth for t in medians(list(graphs.values()), REPLAYS)]
+    say(cuts=name, us={way: round(t, 2) for way, t in zip(graphs, us, strict=True)})
 
 
 if __name__ == "__main__":
