@@ -228,8 +228,8 @@ def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, guided, seed
 @torch.inference_mode()
 def test_flow_loop_in_every_order(monkeypatch, name):
     """Whoever comes first: the same bits."""
-    flow, runs = Flow(monkeypatch, name, 10, 60, 2, 2), []
-    for seed in range(6):
+    flow, runs = Flow(monkeypatch, name, 10, 60, 2), []
+    for seed in range(5):
         with_cpu(monkeypatch, seed)
         runs.append(flow.run())
     assert all(torch.equal(r, runs[0]) for r in runs)
@@ -242,8 +242,9 @@ WRONG = {  # what is done -> what is said
     "if (first) __syncthreads();": "deadlock\n.*waits for others to meet",
     "if (first) { bar_expect(bar, 16); copy_in(tile, from, 16, bar); copy_in(tile, from, 16, bar); }": "under way",
     "if (first) { bar_expect(bar, 16); copy_in(tile, from, 16, bar); }": "ends while copies",
+    "if (first) { bar_expect(bar, 16); copy_in(tile, to, 16, bar); to[0] = 0; bar_wait(bar, 1); }": "changes under way",
     "if (first) copy_in(tile + 8, from, 16, bar);": "16 bytes",
-    "if (first) { bar_expect(bar, 16); bar_arrive(bar); }": "program 0, thread 0: wrong.cu:20: more arrivals",
+    "if (first) { bar_expect(bar, 16); bar_arrive(bar); }": "program 0, thread 0: wrong.cu:21: more arrivals",
     "if (first) bar_arrive(bar + 8);": "no barrier was initialised",
     "if (first) to[1ll << 40] = 0;": "nobody's memory",
     "if (first) raw[232448] = 0;": "nobody's memory",

@@ -32,7 +32,7 @@ except ImportError:
 SLACK = 1e-3  # share of a limit, for the two clocks' difference and rounding
 NEAR = 1e-5  # rad or m: nothing moves by less
 FAR = 1e9  # what an unlimited joint's limits are taken for
-MEET = np.geomspace(0.05, 5.0, 16)  # s: when the trajectory may be met; the first that the limits allow
+MEET = np.geomspace(0.02, 5.0, 18)  # s: when the trajectory may be met; the first that the limits allow
 
 
 class Way(Protocol):
@@ -44,11 +44,11 @@ class Way(Protocol):
 
 @dataclass(frozen=True)
 class Bridge:
-    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found."""
+    """A way that leaves at monotonic time `begin`, and the trajectory for which it was found; None: for a stop."""
 
     way: Way
     begin: float
-    trajectory: Trajectory
+    trajectory: Trajectory | None
 
     @property
     def end(self) -> float:
@@ -87,6 +87,17 @@ class Guard:
         self._state, self._time = state, time
         return state[0], state[1]
 
+    def stop(self, time: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """What to emit when nothing is to be commanded any more: the way to rest, then None and the next command is the
+        first. A clock that went back, as a simulated one does, ends it at once."""
+        if self._state is None or time < self._time or not self._state[1:].any():
+            self.reset()
+            return None
+        if self._bridge is None or self._bridge.trajectory is not None:
+            self._bridge = Bridge(Stop(self._state, self._limits).way, self._time, None)
+        self._state, self._time = self._bridge.way.at_time(time - self._bridge.begin), time
+        return self._state[0], self._state[1]
+
     def _begin(self, p: np.ndarray) -> None:
         """Where the first command lies out of range, the range reaches as far: an arm may be found there."""
         given = self._limits
@@ -106,6 +117,7 @@ class Guard:
                 [a, none, none, none],
             ]
         ).transpose(1, 0, 2)
+        self._loose = SLACK * SLACK * a
         self._fade, self._slow, self._ramp = 1 / j, 1 / (2 * a), a / j
 
     def _legal(self, state: np.ndarray, dt: float) -> bool:
@@ -118,9 +130,11 @@ class Guard:
         if (np.abs(found) > most[0] + dt * (most[1] + dt * (most[2] + dt * most[3]))).any():
             return False
         # a speed beside its mean acceleration's: the jerk that the change of acceleration leaves makes it
-        left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
-        if (np.abs(beside[1]) > np.maximum(left, 0.0) / 4 + SLACK * SLACK * self._wide.acceleration).any():
-            return False
+        more = np.abs(beside[1]) - self._loose
+        if more.max() > 0:
+            left = self._wide.jerk * (dt * dt) - change[2] * change[2] * self._fade
+            if (more > np.maximum(left, 0.0) / 4).any():
+                return False
         # the way to rest, rounded up: first no acceleration, then all of it
         speed, bend = np.abs(state[1:])
         fade = bend * self._fade
@@ -136,19 +150,26 @@ class Guard:
         return bool(((low >= wide.low) & (high <= wide.high) & (speed <= wide.velocity)).all())
 
     def _next(self, trajectory: Trajectory, now: float, time: float) -> Bridge:
-        """The earliest meeting with the trajectory, or a stop, from which there is one. A meeting that was arranged
-        with the trajectory before this one stays, if it can: else each new trajectory would put it off."""
+        """The earliest meeting with the trajectory, or a stop, from which there is one. What was arranged with the
+        trajectory before this one stays if this one comes by there, and is tried if not: else each new trajectory would
+        put the meeting off."""
         state, wide, current = self._state, self._wide, self._bridge
+        if current:
+            met = current.way.at_time(current.way.duration)
+            apart = np.abs(met - motion(trajectory, now + current.end - time))
+            if (apart <= self._most[0, 1:4] / 2).all():  # both trajectories pass there
+                return dataclasses.replace(current, trajectory=trajectory)
         rest = Stop(state, self._limits)
         goal = np.clip(motion(trajectory, math.inf)[0], wide.low + NEAR, wide.high - NEAR)
         by_stop = rest.duration + patience(goal - rest.end, self._limits)
         latest = max(trajectory.end - now, by_stop - (time - self._time), MEET[0])
-        times = np.array([*([current.end - time] if current else []), *MEET[latest > MEET], latest])
+        arranged = [current.end - time] if current else []
+        times = np.array([*sorted([*arranged, *MEET[latest > MEET]]), latest])
         ends = np.array([motion(trajectory, now + later) for later in times])
         ends[-1] = goal, 0 * goal, 0 * goal
         way = self._cross(ends, times + (time - self._time))
         if way is None and current:
-            after = Stop(current.way.at_time(current.way.duration), self._limits)
+            after = Stop(met, self._limits)
             by_current = current.end - self._time + after.duration + patience(goal - after.end, self._limits)
             if by_current <= by_stop or not self._safe(state):
                 return dataclasses.replace(current, trajectory=trajectory)
@@ -197,7 +218,7 @@ def _by_ruckig(begin: np.ndarray, end: np.ndarray, duration: float, limits: Limi
     request.max_jerk, request.minimum_duration = limits.jerk.tolist(), float(duration)
     try:
         found = ruckig.Ruckig(joints).calculate(request, profile)
-    except ruckig.RuckigError:  # what is asked for is itself beyond the limits
+    except (ruckig.RuckigError, ValueError):  # it refuses what is asked for, or its result has no name
         return None
     if found not in (ruckig.Result.Working, ruckig.Result.Finished) or profile.duration > duration * (1 + 1e-6):
         return None

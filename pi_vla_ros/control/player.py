@@ -21,12 +21,11 @@ class Player:
         self._current: Trajectory | None = None
 
     def command(self, now: float, steady: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """Positions and velocities, each (joints,), for time `now`, or None when nothing is to be commanded.
-        steady: s on a clock that nobody sets."""
+        """Positions and velocities, each (joints,), for time `now`, or None when nothing is to be commanded: what moves
+        when it is silenced comes to rest first. steady: s on a clock that nobody sets."""
         if not self._board.playing:
             self._current = None
-            self._guard.reset()
-            return None
+            return self._guard.stop(steady)
         if self._board.generation != self._seen:
             self._consider(now)
         return None if self._current is None else self._guard.command(self._current, now, steady)

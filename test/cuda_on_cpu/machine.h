@@ -73,6 +73,8 @@ struct Copy {
   int column, row;
   u32 to, bytes, bar;  // in the memory of the program that it is on its way to
   u64 due;
+  std::string seen;  // what was to be copied when it was asked for
+  Here where;
 };
 
 struct Accumulator { float *thread[128]; int pending; float tile[64 * 256]; };
@@ -108,6 +110,7 @@ struct Program {
   Cluster *cluster;
   std::vector<Fiber> fibers;
   std::vector<Copy> copies;
+  u64 pause = 0;  // rests until this turn
   Meeting block[16];
   std::vector<std::deque<Lanes>> warps;
   std::vector<Group> groups;
@@ -116,6 +119,7 @@ struct Program {
 static std::vector<Program> programs;
 static u32 per_cluster, seed;
 static u64 noise, turn;
+static bool shy;  // this warp lets others go first, although it need not wait; lanes of a warp go from wait to wait together
 static Fiber *me;
 static jmp_buf home, out;
 static std::string error;
@@ -141,7 +145,7 @@ __attribute__((noinline)) static void pause() {
   if (!_setjmp(me->context)) _longjmp(home, 1);
 }
 static void wait(Wait w) {
-  if (w.over() && !(seed && random(8) == 0)) return;  // now and then, others go first
+  if (w.over() && !shy) return;
   me->wait = w;
   pause();
 }
@@ -212,6 +216,18 @@ static void arrive(Bar &b, const Here &where) {
 
 static u32 swizzled(u32 address) { return address ^ ((address >> 7 & 7) << 4); }
 
+static std::string read(const Copy &c) {
+  if (c.from) return std::string(c.from, c.bytes);
+  std::string tile(c.bytes, 0);  // 64 columns; what is outside the matrix is 0
+  const Map &m = c.map;
+  for (int r = 0; r < m.box; r++)
+    for (int k = 0; k < 64; k += 8) {
+      const long long row = c.row + r, column = c.column + k, left = m.columns - column;
+      if (row >= 0 && row < m.rows && column >= 0 && left > 0)
+        memcpy(&tile[swizzled(r * 128 + k * 2)], m.base + row * m.stride + column * 2, left < 8 ? left * 2 : 16);
+    }
+  return tile;
+}
 static void ask(Program &p, Copy c, const Here &where) {
   if (!p.live) fail_at(where, "copies into a program that has ended");
   if (c.to % 16 || c.bytes % 16 || (u64)c.from % 16) fail_at(where, "copies need addresses and sizes of 16 bytes");
@@ -219,23 +235,12 @@ static void ask(Program &p, Copy c, const Here &where) {
     if (c.to < o.to + o.bytes && o.to < c.to + c.bytes) fail_at(where, "copies onto a copy that is still under way");
   bar_in(p.memory + c.bar, where);
   memset(p.memory + c.to, 0xff, c.bytes);
-  c.due = turn + random(4);
+  c.due = turn + random(random(32) ? 4 : 40), c.where = where, c.seen = read(c);
   p.copies.push_back(c);
 }
 static void deliver(Program &p, const Copy &c) {
-  char *to = p.memory + c.to;
-  if (c.from) {
-    memcpy(to, c.from, c.bytes);
-  } else {  // a tile of 64 columns; what is outside the matrix is 0
-    const Map &m = c.map;
-    memset(to, 0, c.bytes);
-    for (int r = 0; r < m.box; r++)
-      for (int k = 0; k < 64; k += 8) {
-        const long long row = c.row + r, column = c.column + k, left = m.columns - column;
-        if (row >= 0 && row < m.rows && column >= 0 && left > 0)
-          memcpy(p.memory - WINDOW + swizzled(WINDOW + c.to + r * 128 + k * 2), m.base + row * m.stride + column * 2, left < 8 ? left * 2 : 16);
-      }
-  }
+  if (read(c) != c.seen) fail_at(c.where, "what is copied changes under way");
+  memcpy(p.memory + c.to, c.seen.data(), c.bytes);
   Bar &b = *(Bar *)(p.memory + c.bar);
   b.bytes -= c.bytes;
   settle(b);
@@ -359,12 +364,12 @@ static void resume(Fiber &f) {
   me = nullptr;
 }
 
-static bool go_on(Program &p) {  // until all its threads wait, or (by chance) less
+static bool go_on(Program &p, u32 resting) {  // until all its threads wait, or (by chance) less; but for `resting` warps
   bool moved = false, more = true;
   for (size_t i = 0; i < p.copies.size();)
     if (p.copies[i].due <= turn) {
-      const Copy c = p.copies[i];
-      p.copies[i] = p.copies.back();
+      const Copy c = std::move(p.copies[i]);
+      if (i + 1 < p.copies.size()) p.copies[i] = std::move(p.copies.back());
       p.copies.pop_back();
       deliver(p, c);
       moved = true;
@@ -375,7 +380,9 @@ static bool go_on(Program &p) {  // until all its threads wait, or (by chance) l
   for (u32 passes = seed ? 1 + random(16) : ~0u; more && passes--;) {
     more = false;
     const u32 from = seed ? random(warps) : 0, step = seed && random(2) ? warps - 1 : 1, turned = seed ? random(2) * 31 : 0;
-    for (u32 w = 0, warp = from; w < warps; w++, warp = (warp + step) % warps)
+    for (u32 w = 0, warp = from; w < warps; w++, warp = (warp + step) % warps) {
+      if (resting >> warp & 1) continue;
+      shy = seed && random(8) == 0;
       for (u32 lane = 0; lane < 32; lane++) {
         const u32 t = warp * 32 + (lane ^ turned);
         if (t >= p.fibers.size()) continue;
@@ -384,6 +391,7 @@ static bool go_on(Program &p) {  // until all its threads wait, or (by chance) l
         resume(f);
         more = moved = true;
       }
+    }
   }
   return moved;
 }
@@ -477,17 +485,19 @@ template <class... A> const char *launch(void (*kernel)(A...), void **values, u3
   if (!_setjmp(out)) {
     std::vector<Program *> order;
     for (Program &p : programs) order.push_back(&p);
-    for (bool patient = true; !order.empty(); turn++) {
-      bool moved = false, under_way = false;
+    for (bool all = true; !order.empty(); turn++) {  // all: nobody rests, because the last turn moved nobody
+      bool moved = false, under_way = !all;
       for (size_t k = order.size() - 1; seed && k; k--) std::swap(order[k], order[random(k + 1)]);
       for (Program *p : order) {
-        if (seed && !patient && random(4) == 0) { under_way = true; continue; }
-        moved |= go_on(*p);
+        const u32 resting = !seed || all ? 0 : random(4) ? random(1 << 16) & random(1 << 16) : ~0u;
+        if (p->pause > turn && !all) continue;
+        if (seed && random(64) == 0) p->pause = turn + random(40);
+        moved |= go_on(*p, resting);
         under_way |= !p->copies.empty();
       }
       std::erase_if(order, [](Program *p) { return !p->live; });
       if (!order.empty() && !moved && !under_way) deadlock();
-      patient = !moved;
+      all = !moved;
     }
   }
   me = nullptr;
