@@ -119,8 +119,9 @@ def test_linear(cpu, monkeypatch, m, n, width, gelu, clusters):
 @needs_compiler
 @pytest.mark.parametrize(
     ("m", "k", "cut", "clusters"),
-    [(256, 1152, Cut(128, 2), 30), (512, 208, Cut(128, 2), 1), (768, 600, Cut(128, 2), 2), (512, 328, Cut(96), 66),
-     (512, 328, Cut(128), 2)],
+    [(256, 1152, Cut(128, 2), 30), (768, 600, Cut(128, 2), 2), (512, 328, Cut(96), 66),
+     pytest.param(512, 208, Cut(128, 2), 1, marks=pytest.mark.slow),  # each compiles another kernel
+     pytest.param(512, 328, Cut(128), 2, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_add_linear(cpu, monkeypatch, m, k, cut, clusters):
     monkeypatch.setitem(products.CLUSTERS, cut.split, clusters)
