@@ -28,6 +28,7 @@ from pi_vla_ros.engine.fused.tuning import SHIPPED, Tuning, default_for
 from pi_vla_ros.kernels.embed import patches
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.kernels.resize import FIELDS
+from pi_vla_ros.kernels.vision_linear import row_moments
 from pi_vla_ros.model.geometry import PI0, PI05, Geometry
 from pi_vla_ros.model.rtc import Committed, Guidance
 
@@ -79,6 +80,8 @@ def compile_all(capability: int) -> None:
                 bench.launch(stage)
             chunking(geometry, tuning, robots, bench.prefix.rope)
     frames_and_noise()
+    x, moments = torch.empty(256, 1152, device="meta", dtype=torch.bfloat16), torch.empty(18, 256, 2, device="meta")
+    row_moments(x, moments, pdl=capability >= 90)  # of a stage that is in CUDA otherwise
 
 
 def chunking(geometry: Geometry, tuning: Tuning, robots: int, rope) -> None:

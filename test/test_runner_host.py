@@ -103,7 +103,7 @@ def made(gpu, monkeypatch):
             gpu.launch("expert", lambda: x_t.add_(self.prefix.x + self.prefix.text))
             gpu.launch("expert ends", lambda: self.prefix.x.zero_())
 
-    stand_ins = {"VisionStage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
+    stand_ins = {"vision_stage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(runner, name, stand_in)
     monkeypatch.setattr(runner, "draw", lambda *a, pdl: gpu.launch("draw", lambda: None))

@@ -71,9 +71,9 @@ class Kernel:
 
 
 @functools.cache
-def kernel(name: str, defines: tuple[tuple[str, int], ...], mmas: tuple[str, ...]) -> Kernel:
+def kernel(name: str, defines: tuple[tuple[str, int], ...], mmas: tuple[str, ...], shared: int = SHARED) -> Kernel:
     """Compiled once a process."""
-    return Kernel(name, dict(defines), mmas)
+    return Kernel(name, dict(defines), mmas, shared)
 
 
 def tensor_map(t: Tensor, rows: int) -> bytes:

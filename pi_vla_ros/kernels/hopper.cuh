@@ -62,6 +62,13 @@ __device__ __forceinline__ u32 address_in(u32 address, u32 rank) {  // the same 
 __device__ __forceinline__ void bar_arrive_in(u32 remote) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
 }
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
+// 16 bytes into another program's memory; its barrier there counts them.
+__device__ __forceinline__ void send4(u32 remote, float a, float b, float c, float d, u32 remote_bar) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
+               ::"r"(remote), "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_bar) : "memory");
+}
 __device__ __forceinline__ void cluster_meet() {  // orders nothing but barriers that were initialised
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
@@ -87,6 +94,14 @@ __device__ __forceinline__ void tile_in_all(u32 to, const TensorMap *map, int co
                "[%0], [%1, {%2, %3}], [%4], %5;"
                ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(bar), "h"((short)programs) : "memory");
 }
+__device__ __forceinline__ void into_l2(const char *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+// This program's share of `bytes` (a multiple of 16) that a later kernel will read.
+__device__ __forceinline__ void share_into_l2(const char *from, u32 bytes) {
+  const u32 share = (bytes / gridDim.x + 2047) / 2048 * 2048, start = blockIdx.x * share;
+  if (start < bytes) into_l2(from + start, share < bytes - start ? share : bytes - start);
+}
 // Ordinary accesses before, copies after; each memory has its own fence (one for all costs 0.3 µs more).
 __device__ __forceinline__ void fence_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 __device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -101,9 +116,9 @@ __device__ __forceinline__ void chain_wait() { asm volatile("griddepcontrol.wait
 __device__ __forceinline__ u64 tile_at(u32 address) {
   return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)1 << 16) | ((address & 0x3FFFF) >> 4);
 }
-// Depth runs across the rows (`transposed` wrappers): the next 64 columns are a tile of 64 rows further on.
-__device__ __forceinline__ u64 transposed_tile_at(u32 address) {
-  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)512 << 16) | ((address & 0x3FFFF) >> 4);
+// Depth runs across the rows (`transposed` wrappers): the next 64 columns are a tile further on, of 64 rows or `bytes`.
+__device__ __forceinline__ u64 transposed_tile_at(u32 address, u32 bytes = 8192) {
+  return ((u64)1 << 62) | ((u64)64 << 32) | ((u64)(bytes >> 4) << 16) | ((address & 0x3FFFF) >> 4);
 }
 __device__ __forceinline__ void mma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -123,6 +138,11 @@ __device__ __forceinline__ float exp2_fast(float x) { float y; asm("ex2.approx.f
 __device__ __forceinline__ float gelu_tanh(float x) {
   float z = 1.5957691216057308f * x * (1.f + 0.044715f * x * x);
   return __fdividef(x, 1.f + exp2_fast(-1.4426950408889634f * z));
+}
+__device__ __forceinline__ float tanh_fast(float x) { float y; asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+__device__ __forceinline__ float gelu_tanh_fast(float x) {  // half the special-function operations; an error of x · 2^-12
+  const float half = 0.5f * x, t = tanh_fast(x * (0.7978845608028654f + 0.0356774081363001f * x * x));
+  return half * t + half;
 }
 __device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 // Byte of (row, 16-byte chunk) in a tile.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA kernels on the CPU: the text of a .cu, compiled by g++ (see README.md).
 
-with_cpu(monkeypatch, seed=3)        # from here on, FlowLoop, hopper_linear, hopper_attention run on CPU tensors
+with_cpu(monkeypatch, seed=3)        # from here on, FlowLoop and the modules of the other kernels run on CPU tensors
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear
+from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
 
 HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")
@@ -117,8 +117,8 @@ class Kernel:
     def __init__(self, name: str, defines: dict[str, int], mmas: Sequence[str], seed: int = 0,
                  folder: Path = KERNELS):  # fmt: skip
         text = source_of(name, defines, mmas, folder)
-        dims = re.search(r"__cluster_dims__\((\d+)", text[text.index(f'#line 1 "{name}.cu"') :])
-        self._cluster = int(dims[1]) if dims else 1
+        dims = re.search(r"__cluster_dims__\((\w+)", text[text.index(f'#line 1 "{name}.cu"') :])
+        self._cluster = int(defines.get(dims[1], dims[1])) if dims else 1
         self._library, self._seed = _library(text), seed
 
     def __call__(self, programs: int, threads: int, arguments: Sequence, chained: bool = False) -> None:
@@ -138,10 +138,10 @@ def tensor_map(t: Tensor, rows: int) -> bytes:
 def with_cpu(monkeypatch, seed: int = 0) -> None:
     """The kernels' Python modules launch on the CPU until the test ends."""
 
-    def kernel(name: str, defines: tuple, mmas: tuple) -> Callable:
+    def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
     monkeypatch.setattr(flow_loop, "Kernel", functools.partial(Kernel, seed=seed))
-    for module in (hopper_linear, hopper_attention):
+    for module in (hopper_linear, hopper_attention, vision_linear, image_attention):
         monkeypatch.setattr(module, "kernel", kernel)
         monkeypatch.setattr(module, "tensor_map", tensor_map)

@@ -80,6 +80,22 @@ inline void count_up(u32 *counter) { ++*counter; }
 inline u32 cluster_rank() { return me->program->index % machine::per_cluster; }
 inline u32 address_in(u32 address, u32 rank) { return (address & 0xffffff) | (rank + 1) << 24; }
 inline void cluster_meet(Here h = Here::current()) { machine::meet_at(me->program->cluster->meeting, me->program->cluster->live, h); }
+inline void cluster_arrive() {
+  me->cluster_met = me->program->cluster->meeting.generation;
+  machine::arrive(me->program->cluster->meeting, me->program->cluster->live);
+}
+inline void cluster_wait(Here h = Here::current()) {
+  machine::wait({machine::Wait::MEETING, &me->program->cluster->meeting.generation, me->cluster_met, h});
+}
+inline void send4(u32 remote, float a, float b, float c, float d, u32 remote_bar, Here h = Here::current()) {
+  const float sent[4] = {a, b, c, d};
+  if (remote >> 24 != remote_bar >> 24) machine::fail_at(h, "a barrier of another program would count it");
+  if (remote % 16) machine::fail_at(h, "sends to an address that is no multiple of 16");
+  memcpy(machine::place(remote, 16), sent, 16);
+  machine::Bar &bar = bar_at(remote_bar, h);
+  bar.bytes -= 16;
+  machine::settle(bar);
+}
 
 // --- hopper.cuh: copies ---------------------------------------------------------------------------------------------
 
@@ -104,6 +120,10 @@ inline void tile_in(u32 to, const void *map, int column, int row, u32 bar, Here 
   tile_in_all(to, map, column, row, bar, 0, h);
 }
 inline void map_in(const void *) {}
+inline void into_l2(const char *from, u32 bytes) {
+  if ((u64)from % 16 || bytes % 16) machine::fail("asks for what is no multiple of 16 bytes");
+  for (u32 i = 0; i < bytes; i += 4096) (void)*(const volatile char *)(from + i);  // must be somebody's memory
+}
 inline void fence_global() {}
 inline void fence_shared() {}
 inline void chain_start() {}
@@ -121,3 +141,4 @@ inline u32 rounded(float x) {  // to bf16, nearest even
 }
 inline u32 pack(float lo, float hi) { return rounded(hi) << 16 | rounded(lo); }
 inline float exp2_fast(float x) { return exp2f(x); }
+inline float tanh_fast(float x) { return bits<float>(bits<u32>(tanhf(x)) & 0xfffff000u); }  // 11 bits, as there

@@ -100,7 +100,7 @@ struct Fiber {
   u32 thread;
   char *stack;
   bool started = false, done = false, fenced = false;
-  u32 issued = 0, committed = 0;
+  u32 issued = 0, committed = 0, cluster_met = 0;
   Wait wait;
 };
 struct Cluster { Meeting meeting; u32 live = 0; };

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
+from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage
 from pi_vla_ros.engine.fused.tuning import AttentionTile, Tuning
+from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.linear import Tile
@@ -85,13 +86,13 @@ MORE_ROBOTS = {  # several tiles of rows: wider ones, which read the weights les
 }  # fmt: skip
 
 
-IN_CUDA = ("prefix_qkv", "prefix_out")  # where kernels/hopper_linear.cu runs, these tiles are not used
+IN_CUDA = ("prefix_qkv", "prefix_out", "vision_attention", "projector")  # tiles that kernels in CUDA do not use
 
 
 def candidates(robots: int, cuda: bool) -> dict[str, dict[str, list]]:
     """stage -> field of the Tuning -> what it may be. cuda: whether the kernels in CUDA run."""
-    prefix = {name: tiles for name, tiles in PREFIX.items() if not (cuda and name in IN_CUDA)}
-    return {"vision": VISION, "prefix": prefix, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
+    all_of = {"vision": VISION, "prefix": PREFIX, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
+    return {s: {n: tiles for n, tiles in fields.items() if not (cuda and n in IN_CUDA)} for s, fields in all_of.items()}
 
 
 def blank_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> PiModel:
@@ -117,7 +118,7 @@ class Bench:
         longest = self._seen + prompt
         key_rows = longest + g.suffix
         with torch.no_grad():
-            self.vision = VisionStage(model, robots * cameras, dtype, tune, pdl)
+            self.vision = vision_stage(model, robots * cameras, dtype, tune, pdl)
             self.prefix = PrefixStage(model, robots, longest, key_rows, dtype, tune, pdl)
             self.expert = ExpertStage(model, robots, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
         self._images = torch.rand(robots * cameras, 3, g.vision.image, g.vision.image, device=device) * 2 - 1

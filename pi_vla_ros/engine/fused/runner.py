@@ -19,8 +19,9 @@ from torch import Tensor
 from pi_vla_ros.engine.fused.arena import Arena
 from pi_vla_ros.engine.fused.exact_vision import ExactVision
 from pi_vla_ros.engine.fused.frames import Frames
-from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage, VisionStage
+from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
+from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
 from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.engine.requests import Images
 from pi_vla_ros.kernels.common import chained
@@ -54,7 +55,7 @@ class FusedRunner:
             # a graph's own keys and values end within `longest` + suffix; attention reads whole blocks but masks them
             key_rows = longest + g.suffix
             if model.projector.weight.dtype == dtype:
-                self.vision = VisionStage(model, max_batch * cameras, dtype, tune, pdl)
+                self.vision = vision_stage(model, max_batch * cameras, dtype, tune, pdl)
             else:
                 self.vision = ExactVision(model)
             self.prefix = PrefixStage(model, max_batch, longest, key_rows, dtype, tune, pdl)

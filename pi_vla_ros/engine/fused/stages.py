@@ -34,7 +34,7 @@ from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
 from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.layer_norm import layer_norm
-from pi_vla_ros.kernels.linear import Stats, linear
+from pi_vla_ros.kernels.linear import Stats, Tile, linear
 from pi_vla_ros.kernels.qkv import qkv, rope_tables
 from pi_vla_ros.kernels.residual import residual
 from pi_vla_ros.kernels.vision_attention import vision_attention
@@ -50,6 +50,27 @@ def statistics(width: int, bn: int, rows: int, device: torch.device) -> Stats:
     return Stats(torch.zeros(triton.cdiv(width, bn), rows, device=device), width)
 
 
+class PatchEmbedding:
+    """Images [N, 3, S, S] -> rows of the vision tower, with their positions; N at most `images`."""
+
+    def __init__(self, model: PiModel, images: int):
+        v, g = model.vision, model.geometry.vision
+        self._g = g
+        device = v.patch_embedding.weight.device
+        kernel = v.patch_embedding.weight.float().flatten(1)
+        padded = triton.cdiv(kernel.shape[1], 16) * 16  # rows that the copy engine can address
+        self._w = torch.zeros(g.width, padded, device=device)
+        self._w[:, : kernel.shape[1]] = kernel
+        self._b = v.patch_embedding.bias.float()
+        self._positions = v.position_embedding.weight.float().contiguous()
+        self._patches = torch.zeros(images * g.tokens, padded, device=device)
+
+    def launch(self, images: Tensor, x: Tensor, tile: Tile, *, pdl: bool) -> None:
+        some = self._patches[: len(x)]
+        patches(images, some, self._g.patch, pdl=pdl)
+        linear(some, self._w, x, tile, bias=self._b, residual=self._positions, residual_rows=self._g.tokens, pdl=pdl)
+
+
 class VisionStage:
     """N images -> prefix rows, N at most `images`."""
 
@@ -57,12 +78,7 @@ class VisionStage:
         v, g = model.vision, model.geometry.vision
         self._g, self._pdl = g, pdl
         device = v.patch_embedding.weight.device
-        kernel = v.patch_embedding.weight.float().flatten(1)
-        padded = triton.cdiv(kernel.shape[1], 16) * 16  # rows that the copy engine can address
-        self._patch_w = torch.zeros(g.width, padded, device=device)
-        self._patch_w[:, : kernel.shape[1]] = kernel
-        self._patch_b = v.patch_embedding.bias.float()
-        self._positions = v.position_embedding.weight.float().contiguous()
+        self._embedding = PatchEmbedding(model, images)
         self._layers, shift = [], torch.zeros(g.width, device=device)
         for layer in v.layers:
             packed, shift = vision_layer(layer, shift, dtype)
@@ -73,7 +89,6 @@ class VisionStage:
         self._project_b = kept(model.projector.bias)
         rows = images * g.tokens
         empty = {"device": device, "dtype": dtype}
-        self._patches = torch.zeros(rows, padded, device=device)
         self._x = torch.empty(rows, g.width, **empty)
         self._h = torch.empty(rows, g.width, **empty)
         self._qkv = torch.empty(rows, 3 * g.width, **empty)
@@ -89,9 +104,7 @@ class VisionStage:
         g, t, pdl = self._g, self._tune, self._pdl
         n = len(images) * g.tokens
         x, h, packed, mlp = self._x[:n], self._h[:n], self._qkv[:n], self._mlp[:n]
-        patches(images, self._patches[:n], g.patch, pdl=pdl)
-        linear(self._patches[:n], self._patch_w, x, t.patches, bias=self._patch_b, residual=self._positions,
-               residual_rows=g.tokens, pdl=pdl)  # fmt: skip
+        self._embedding.launch(images, x, t.patches, pdl=pdl)
         at = t.vision_attention
         for w in self._layers:
             layer_norm(x, h, *w.norm1, pdl=pdl)

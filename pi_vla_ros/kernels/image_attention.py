@@ -1,0 +1,26 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""Attention of the vision tower on Hopper (image_attention.cu): kernels/vision_attention.py's vision_attention_reference for
+images of 256 tokens and heads of 72."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pi_vla_ros.kernels.cuda import kernel, mma, tensor_map
+
+TOKENS, WIDTH = 256, 72
+SHARED = 2 * (128 + 2 * TOKENS) * 128 + 2048
+
+
+def image_attention(qkv_map: bytes, images: int, heads: int, out: Tensor, ahead: Tensor | None = None, *,
+                    pdl: bool) -> None:  # fmt: skip
+    """qkv_map: `map_of` qkv [≥ images · 256, 3 · heads · 72] -> out [≥ images · 256, heads · 72].
+
+    ahead: weights that a later kernel reads, asked into the L2 cache."""
+    run = kernel("image_attention", (), (mma(256), mma(WIDTH, "regs", transposed=True)), SHARED)
+    run(2 * images * heads, 384, [qkv_map, out, heads, ahead, 0 if ahead is None else ahead.nbytes], pdl)
+
+
+def map_of(qkv: Tensor) -> bytes:
+    return tensor_map(qkv, 128)
