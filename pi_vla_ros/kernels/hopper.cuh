@@ -66,6 +66,23 @@ __device__ __forceinline__ void cluster_meet() {  // orders nothing but barriers
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
+// Into another program's shared memory (an address from address_in), from registers; counts on its barrier in bytes, and is
+// there for whoever has waited for that one. Needs no release.
+__device__ __forceinline__ void store_in(u32 to, uint4 v, u32 bar) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
+               ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void store_in(u32 to, uint2 v, u32 bar) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
+               ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void store_in(u32 to, float4 v, u32 bar) {
+  store_in(to, make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), bar);
+}
+__device__ __forceinline__ void store_in(u32 to, float2 v, u32 bar) {
+  store_in(to, make_uint2(__float_as_uint(v.x), __float_as_uint(v.y)), bar);
+}
+
 // --- copies ---------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32 bar) {
@@ -75,6 +92,10 @@ __device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32
 __device__ __forceinline__ void copy_in_all(u32 to, const void *from, u32 bytes, u32 bar, int programs) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
                ::"r"(to), "l"(from), "r"(bytes), "r"(bar), "h"((short)programs) : "memory");
+}
+// Into the L2 cache, for a copy to come.
+__device__ __forceinline__ void ahead(const void *from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 struct alignas(64) TensorMap { char opaque[128]; };
 __device__ __forceinline__ void map_in(const TensorMap *map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
@@ -112,6 +133,8 @@ template <int N> __device__ __forceinline__ void mma_wait() { asm volatile("wgmm
 // --- numbers --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ int uniform(int v) { return __shfl_sync(~0u, v, 0); }  // tells the compiler so
+// What follows from it is computed where it is needed, not kept in registers through a loop.
+__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
 __device__ __forceinline__ u32 pack(float lo, float hi) {
   u32 r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));

@@ -1,0 +1,698 @@
+// Copyright 2026 pi_vla_ros maintainers
+// SPDX-License-Identifier: Apache-2.0
+//
+// The whole flow loop of the action expert as one resident kernel (sm_90a): see flow_clusters.py for what it equals and
+// for the layouts, docs/engine/flow_loop_clusters.md for why. 15 clusters of 8 programs of two consumer warpgroups and two
+// loading warps stay on the chip from noise to actions.
+//
+// Why one kernel: the work of a layer is 35 MB of weights for 50 rows. As separate launches each product first waits
+// for its predecessor and then for its weights. Here the weights of a program are one endless stream that depends on
+// nothing: a loading warp keeps a ring of them full while the consumers wait for each other's activations.
+//
+// Why clusters: products with a long inner axis (out, down) give each of the 8 programs of a cluster an eighth of it, and
+// all keys of a head are seen by one cluster. So partial results travel from shared memory to shared memory (`store_in`),
+// 8 rows to each program, which finishes them. Activations travel between clusters, through the L2 cache, as the tiles that
+// the tensor cores read (hopper.cuh), so a load is a plain copy.
+//
+// A program writes into another's memory only where that one reads nothing any more. What says so: for `parts` behind
+// `down`, the barrier `parts_free`; for everything else a counter that all programs have raised since (see the places).
+//
+// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), MULTICAST (the tiles that all programs read are
+// loaded once a cluster), TIMES (clock ticks of the phases are written).
+
+constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
+constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
+constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024; a program's packed rows of gate and up
+constexpr int TILE = COLUMNS * 128;           // bytes of a weight tile: 72 rows, 64 deep
+constexpr int SLOT = TILE, KEYS = 8192;       // of the ring; bytes of 64 positions, 64 of D
+constexpr int QKV_ROWS = 24;                  // 120 · 24 ≥ 2560
+constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
+constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
+constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
+constexpr int R_STRIDE = 72;                  // floats; keeps accumulator stores free of bank conflicts
+constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
+// Places in the activations' memory while a phase uses less than all of it.
+constexpr int ANSWERS = 4 * BLOCK;            // behind the queries: [8 programs][8 rows][256] bf16
+constexpr int ANSWERS_BYTES = 8 * 8 * 512;
+constexpr int PARTS = ANSWERS + ANSWERS_BYTES;  // behind 8 blocks: [8 programs][8 rows][72] fp32
+constexpr int PARTS_BYTES = 8 * 8 * COLUMNS * 4;
+constexpr int WEIGHTS = PARTS + PARTS_BYTES;  // of the keys: two tiles [64 rows, 64 keys]
+static_assert(PARTS >= 8 * BLOCK + (GROUPS < 8 ? 1024 : 0) && WEIGHTS % 1024 == 0 && WEIGHTS + 2 * KEYS <= 16 * BLOCK);
+
+struct Params {
+  const char *weights[LAYERS], *mix;
+  char *h, *q, *att, *act, *mixed;
+  float *ss, *xg;
+  const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
+  u32 *counters;
+  long long *times, chunks, steps, tokens;
+};
+
+enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
+
+// --- synchronisation --------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void consumers_sync() { meet<1, 256>(); }
+
+// All consumers: what they wrote is there for whoever sees the counter.
+__device__ __forceinline__ void publish(u32 *counter) {
+  fence_global();  // readers use the copy engine
+  consumers_sync();
+  if (threadIdx.x == 0) count_up(counter);
+}
+__device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
+  if (threadIdx.x == 0) wait_for(counter, target);
+  consumers_sync();
+}
+// Four words of each of four neighbouring lanes: afterwards lane q has word q of all four, in their order.
+__device__ __forceinline__ void transpose(u32 (&w)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+  u32 a = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1), b = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
+  if (odd) { w[0] = a; w[2] = b; } else { w[1] = a; w[3] = b; }
+  a = __shfl_xor_sync(~0u, high ? w[0] : w[2], 2), b = __shfl_xor_sync(~0u, high ? w[1] : w[3], 2);
+  if (high) { w[0] = a; w[1] = b; } else { w[2] = a; w[3] = b; }
+}
+
+// --- the kernel -------------------------------------------------------------------------------------------------
+
+struct Ring {  // where a warp is in the endless stream of slots
+  int slot = 0;
+  u32 parity = 0;
+  __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
+};
+
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(384, 1)
+flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
+              const float *target, const float *weights, const float *most) {  // guidance: [H, 32], [H], [1], or nothing
+  extern __shared__ __align__(1024) char raw[];
+  char *a_tile = raw;                  // activations of the phase, and the places above
+  char *ring = raw + A_BYTES;
+  float *rs = (float *)(ring + RING * SLOT);  // [64] of the rows
+  float *moved = rs + 64;                     // [32] this program's row of x_t
+  float *small = moved + 32;                  // [64] scratch of a turn
+  float *tops = small + 64;                   // [2][64] largest scores of the rows, of each warpgroup's keys
+  float2 *seen = (float2 *)(tops + 128);      // [8 programs][2][8 rows] largest score, sum of weights
+  Params &p = *(Params *)(seen + 128);        // re-read where it is needed: registers are for accumulators
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[4], a_empty, parts_full, parts_free, answers_full
+  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
+  const u32 parts_full = a_empty + 8, parts_free = parts_full + 8, answers_full = parts_free + 8;
+  const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
+#if TIMES
+  constexpr int PHASES = 27;
+  long long *spent = (long long *)(bars + 2 * RING + 8), last = clock64();
+  if (tid < PHASES) spent[tid] = 0;
+#define MARK(i) if (tid == 0) { const long long now = clock64(); spent[i] += now - last; last = now; }
+#define MARK_WAIT(i) { bar_wait(a_full, a_parity); MARK(i) }
+#else
+#define MARK(i)
+#define MARK_WAIT(i)
+#endif
+  for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
+  __syncthreads();
+  const int cluster = cta >> 3, rank = cta & 7;  // 72 columns, or a head; an eighth of the inner axis, or every 8th chunk
+  const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
+  const int start = uniform(lengths[0]), total = start + T, chunks = (total + 63) / 64;
+  u32 *const count = p.counters;
+#define COUNTER(i) (count + (i) * 32)
+
+  if (tid == 0) {
+    for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
+    for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
+    bar_init(a_empty, 8);
+    bar_init(parts_full, 1);
+    bar_init(parts_free, 8);
+    bar_init(answers_full, 1);
+    bar_init_done();
+  }
+  __syncthreads();
+  cluster_meet();
+
+  if (warp >= 8) {
+  fewer_registers<40>();
+  if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
+    if (lane == 0) {
+    Ring r;
+    auto put = [&](const char *from, u32 bytes) {
+      bar_wait(empty + 8 * r.slot, r.parity ^ 1);
+      bar_expect(full + 8 * r.slot, bytes);
+      copy_in(shared(ring + r.slot * SLOT), from, bytes, full + 8 * r.slot);
+      r.next();
+    };
+    for (int step = 0, L = 0; step < steps; step++) {
+      if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * TILE, TILE);
+      for (int layer = 0; layer < LAYERS; layer++, L++) {
+        const char *w = p.weights[layer] + (long long)cta * LAYER_BYTES;
+        for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
+        w += 8 * QKV_SLOT;
+        if (cluster < HEADS)
+          for (int first = rank; first < chunks; first += 16) {  // keys of one or two chunks, then their values
+            const int both = first + 8 < chunks ? 16 : 8;
+            for (int chunk = first; chunk < first + both; chunk += 8)  // they come when keys have made room
+              if (chunk * 64 + 64 <= start) ahead(values + (long long)(layer * layer_chunks + chunk) * CHUNK, CHUNK);
+            for (int part = 0; part < 2; part++)
+              for (int chunk = first; chunk < first + both; chunk += 8) {
+                if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
+                  wait_for(COUNTER(C_QKV), CTAS * (L + 1));
+                  fence_global();
+                }
+                const char *from = (part ? values : keys) + (long long)(layer * layer_chunks + chunk) * CHUNK;
+                for (int i = 0; i < 4; i++) put(from + i * KEYS, KEYS);
+              }
+          }
+        for (int i = 0; i < 28; i++) put(w + i * TILE, TILE);
+      }
+    }
+    }
+  }
+
+  if (warp == 9) {  // ---- activations: wait until their writers are done, then copy
+    if (lane == 0) {
+    u32 parity = 0;
+    auto load = [&](const u32 *counter, u32 target, const char *from, int blocks) {
+      wait_for(counter, target);
+      bar_wait(a_empty, parity ^ 1);
+      parity ^= 1;
+      fence_global();
+      const int parts = blocks < 4 ? blocks : 4, bytes = blocks / parts * BLOCK;
+      for (int i = parts; i < 4; i++) bar_arrive(a_full + 8 * i);
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (i >= parts) continue;
+        bar_expect(a_full + 8 * i, bytes);
+        if (MULTICAST && blocks == 16) {  // an eighth for all; the counter says that nobody reads his old ones any more
+          if (i == rank >> 1)
+            copy_in_all(shared(a_tile + rank * 2 * BLOCK), from + rank * 2 * BLOCK, 2 * BLOCK, a_full + 8 * i, 255);
+        } else {
+          copy_in(shared(a_tile + i * bytes), from + i * bytes, bytes, a_full + 8 * i);
+        }
+      }
+    };
+    for (int step = 0, L = 0; step < steps; step++) {
+      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2);
+      for (int layer = 0; layer < LAYERS; layer++, L++) {
+        if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
+        else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
+        else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
+        if (cluster < HEADS) load(COUNTER(C_QKV), CTAS * (L + 1), p.q + cluster * 4 * BLOCK, 4);
+        load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4);
+        load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
+        load(COUNTER(C_ACT + rank), CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8);
+      }
+    }
+    }
+  }
+
+  } else {
+  more_registers<232>();
+  // ---- consumers: two warpgroups that share every product
+  const int group = uniform(warp >> 2);
+  const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on
+  const u32 a_at = shared(a_tile), ring_at = shared(ring);
+  float *const R = (float *)a_tile;  // [2][64][R_STRIDE] fp32 partial results, one per warpgroup
+  Ring r;
+  u32 a_parity = 0;
+  // This program finishes 8 rows, a warp one of them. The residual stream of its cluster's columns stays in registers.
+  const int own_rows = uniform(max(0, min(8, T - rank * 8))), all_rows = T;
+  const int x_row = rank * 8 + warp, x_col = cluster * COLUMNS + lane * 4;
+  const bool owner = warp < own_rows && lane < COLUMNS / 4 && x_col < WIDTH;
+  float4 x = {0, 0, 0, 0};
+
+  auto a_done = [&] { fence_shared(); __syncwarp(); if (lane == 0) bar_arrive(a_empty); a_parity ^= 1; };
+  auto release = [&](int slot) { if (lane == 0) bar_arrive(empty + 8 * slot); };
+  auto pass = [&](int n) {  // slots of the other warpgroup: given back when they have arrived (an earlier word would be
+    for (int i = 0; i < n; i++, r.next()) {  // counted for the round before)
+      bar_wait(full + 8 * r.slot, r.parity);
+      release(r.slot);
+    }
+  };
+
+  // The warpgroups take the slots of a stream in turn: this one's of the next two.
+  auto next_own = [&] {
+    Ring even = r;
+    r.next();
+    Ring odd = r;
+    r.next();
+    const Ring own = group ? odd : even, other = group ? even : odd;
+    bar_wait(full + 8 * other.slot, other.parity);
+    release(other.slot);
+    bar_wait(full + 8 * own.slot, own.parity);
+    return own.slot;
+  };
+  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other; `per_quarter` tiles of A arrive
+  // together.
+  auto product = [&](float (&d)[20], int tiles, int per_quarter) {
+    int before = -1;
+    for (int i = 0; i < tiles; i++, r.next()) {
+      bar_wait(a_full + 8 * (i / per_quarter), a_parity);
+      bar_wait(full + 8 * r.slot, r.parity);
+      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * 4096);
+      mma_begin();
+#pragma unroll
+      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, i | k);
+      mma_commit();
+      if (before >= 0) { mma_wait<1>(); release(before); }
+      before = r.slot;
+    }
+    mma_wait<0>();
+    release(before);
+    a_done();
+  };
+  // 1 / root mean square of every row, from the clusters' sums of squares: 8 rows a warp, 4 lanes a row.
+  // Asked for when the activations are there, used behind the product: the trip to the L2 cache costs nothing.
+  auto row_squares = [&] {
+    bar_wait(a_full, a_parity);
+    return load4(p.ss + (warp * 8 + (lane >> 2)) * 16 + (lane & 3) * 4);
+  };
+  auto row_scales = [&](const float4 &v) {
+    float s = v.x + v.y + v.z + v.w;
+    s += __shfl_xor_sync(~0u, s, 1);
+    s += __shfl_xor_sync(~0u, s, 2);
+    if ((lane & 3) == 0) rs[warp * 8 + (lane >> 2)] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
+  };
+  // The end of a sub-block: this program's part of 72 columns to those who finish the rows, the 8 parts of its own rows
+  // in, residual, input of the next norm and its sums of squares out.
+  auto end_block = [&](const float (&d)[20], const float *gate, const float *scale, u32 *done, u32 parity, int phase) {
+    const int T = afresh(all_rows), rows = afresh(own_rows);
+    float4 g = {1, 1, 1, 1}, s = {0, 0, 0, 0};  // asked for early
+    if (gate && owner) { g = load4(gate + x_col); s = load4(scale + x_col); }
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      if (acc_row + 8 * half < T) {
+        const u32 whose = (warp & 3) * 2 + half, bar = address_in(parts_full, whose);
+        const u32 to = address_in(a_at + PARTS + ((rank * 8 + (lane >> 2)) * COLUMNS + group * 32) * 4, whose);
+#pragma unroll
+        for (int i = 0; i < 2; i++)  // columns are packed so that a thread has 4 neighbours of every 16
+          store_in(to + (i * 16 + (lane & 3) * 4) * 4, make_float4(d[8 * i + 2 * half], d[8 * i + 2 * half + 1],
+                   d[8 * i + 4 + 2 * half], d[8 * i + 5 + 2 * half]), bar);
+        if (group) store_in(to + (32 + acc_col) * 4, make_float2(d[16 + 2 * half], d[17 + 2 * half]), bar);
+      }
+    MARK(phase)
+    if (rows) {
+      if (tid == 0) bar_expect(parts_full, rows * 8 * COLUMNS * 4);
+      bar_wait(parts_full, parity & 1);
+    }
+    MARK(phase + 1)
+    float square = 0;
+    if (owner) {
+      const float *part = (float *)(a_tile + PARTS) + warp * COLUMNS + lane * 4;
+      float4 sum = {0, 0, 0, 0};
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        const float4 v = *(float4 *)(part + i * 8 * COLUMNS);
+        sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
+      }
+      x.x += sum.x * g.x; x.y += sum.y * g.y; x.z += sum.z * g.z; x.w += sum.w * g.w;
+      const uint2 out = {pack(x.x * (1.f + s.x), x.y * (1.f + s.y)), pack(x.z * (1.f + s.z), x.w * (1.f + s.w))};
+      *(uint2 *)(p.h + (x_col >> 6) * BLOCK + at(x_row, (x_col & 63) >> 3) + (x_col & 4) * 2) = out;
+      square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    }
+    if (warp < rows) {
+#pragma unroll
+      for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
+      if (lane == 0) p.ss[x_row * 16 + cluster] = square;
+    }
+    publish(done);
+    MARK(phase + 2)
+  };
+
+  // One action's row between two steps: velocity out, x_t moved, token in.
+  auto turn = [&](int step) {
+    const int row = cta + STATE, tid = afresh(threadIdx.x);
+    if (step) {
+      consumers_wait(COUNTER(C_DOWN), CTAS * LAYERS * step);
+      uint2 v = __ldcg((const uint2 *)(p.h + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8));
+      *(float4 *)(R + tid * 4) = make_float4(lower(v.x), upper(v.x), lower(v.y), upper(v.y));
+      if (warp == 0) {
+        float sum = lane < 16 ? __ldcg(p.ss + row * 16 + lane) : 0.f;
+        for (int o = 8; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+        if (lane == 0) small[0] = rsqrtf(sum * (1.f / WIDTH) + 1e-6f);
+      }
+      consumers_sync();
+#pragma unroll 2
+      for (int i = 0; i < 4; i++) {
+        const int a = warp * 4 + i;
+        const float *w = p.leave_w + ((step - 1) * 32 + a) * WIDTH + lane * 4;
+        float sum = 0;
+#pragma unroll
+        for (int c = 0; c < 8; c++) {
+          const float4 m = __ldg((const float4 *)(w + c * 128)), n = *(float4 *)(R + lane * 4 + c * 128);
+          sum += m.x * n.x + m.y * n.y + m.z * n.z + m.w * n.w;
+        }
+#pragma unroll
+        for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+        if (lane == 0) small[16 + a] = sum * small[0] + p.leave_b[(step - 1) * 32 + a];
+      }
+      consumers_sync();
+      if (tid < 32) {
+        float move = small[16 + tid];
+        if (target) {  // towards the previous chunk: model/rtc.py, with move = −v / steps, time = (steps − step + 1) / steps
+          const float pull = fminf(p.strength[step - 1], *most) / steps * weights[cta];
+          move += pull * (target[cta * 32 + tid] - (moved[tid] + (steps - step + 1) * move));
+        }
+        moved[tid] += move;
+      }
+      consumers_sync();
+    }
+    if (step == steps) {
+      if (tid < 32) x_t[cta * 32 + tid] = moved[tid];
+      return;
+    }
+    float4 y = __ldg((const float4 *)(p.enter_b + step * WIDTH + tid * 4));
+#pragma unroll 16
+    for (int a = 0; a < 32; a++) {
+      float4 w = __ldg((const float4 *)(p.enter_w + a * WIDTH + tid * 4));
+      float m = moved[a];
+      y.x += w.x * m; y.y += w.y * m; y.z += w.z * m; y.w += w.w * m;
+    }
+    char *to = (STATE ? p.mixed : p.h) + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8;
+    if (STATE) {
+      y.x /= 1.f + exp2_fast(-1.4426950408889634f * y.x); y.y /= 1.f + exp2_fast(-1.4426950408889634f * y.y);
+      y.z /= 1.f + exp2_fast(-1.4426950408889634f * y.z); y.w /= 1.f + exp2_fast(-1.4426950408889634f * y.w);
+      *(uint2 *)to = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
+    } else {
+      float4 s = __ldg((const float4 *)(p.scale + (2 * LAYERS * step) * WIDTH + tid * 4));
+      *(float4 *)(p.xg + row * WIDTH + tid * 4) = y;
+      *(uint2 *)to = make_uint2(pack(y.x * (1.f + s.x), y.y * (1.f + s.y)), pack(y.z * (1.f + s.z), y.w * (1.f + s.w)));
+      float square = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+      for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
+      if (lane == 0) small[8 + warp] = square;
+      consumers_sync();
+      if (tid < 16) {
+        float sum = 0;
+        if (tid == 0) for (int i = 0; i < 8; i++) sum += small[8 + i];
+        p.ss[row * 16 + tid] = sum;
+      }
+    }
+    fence_shared();  // activations are copied to where the scratch was
+    publish(COUNTER(C_TURN));
+  };
+
+  // Positions behind the last token, up to a whole chunk: their weight is 0, and 0 · NaN would be NaN.
+  for (int i = cta * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += CTAS * 256) {
+    const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
+    const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * KEYS + at(key & 63, piece & 7);
+    *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
+  }
+  if (cta < actions && tid < 32) moved[tid] = x_t[cta * 32 + tid];
+  consumers_sync();
+
+  for (int step = 0; step < steps; step++) {
+    if (cta < actions) turn(step);
+    MARK(0)
+    if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
+      float d[20];
+      product(d, 2, 1);
+      if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
+      end_block(d, nullptr, nullptr, COUNTER(C_ENTER), step, 1);  // `parts`: free since the counter of the turns
+    }
+    for (int layer = 0; layer < LAYERS; layer++) {
+      const long long here = (long long)step * LAYERS + layer;
+      const float *gate = STATE ? nullptr : p.gate + here * 2 * WIDTH;
+      const float *scale = STATE ? nullptr : p.scale + here * 2 * WIDTH;  // [norm before attention, before the MLP]
+
+      {  // ---- queries, keys, values of 24 packed rows
+        float d[12];
+        int before = -1;
+        const int row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
+        float2 shift[3], turned[3];  // and cosine, sine of the rotation
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+          const int col = first + 2 * i, pair = key * 128 + ((col & 255) >> 1);
+          shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
+          turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
+        }
+        MARK_WAIT(4)
+        const float4 squares = row_squares();
+        for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
+          bar_wait(a_full + 8 * (i >> 1), a_parity);
+          const int slot = next_own();
+          mma_begin();
+#pragma unroll
+          for (int k = 0; k < 8; k++) {
+            const u64 a = tile_at(a_at + (2 * i + (k >> 2)) * BLOCK) + 2 * (k & 3);
+            const u64 b = tile_at(ring_at + slot * SLOT + (k >> 2) * QKV_ROWS * 128) + 2 * (k & 3);
+            mma24(d, a, b, (i >> 1) | k);
+          }
+          mma_commit();
+          if (before >= 0) { mma_wait<1>(); release(before); }
+          before = slot;
+        }
+        mma_wait<0>();
+        release(before);
+        row_scales(squares);
+        consumers_sync();
+        MARK(5)
+        float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
+#pragma unroll
+        for (int t = 0; t < 3; t++) {
+          *(float2 *)(to + t * 8) = make_float2(d[4 * t], d[4 * t + 1]);
+          *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
+        }
+        consumers_sync();
+        if (row < T) {
+          const int place = key & 63;
+          const long long own = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK;
+#pragma unroll
+          for (int i = 0; i < 3; i++) {
+            const int c = (tid & 3) * 6 + 2 * i, col = first + 2 * i;
+            if (col >= 2560) break;
+            float2 u = *(float2 *)(R + row * R_STRIDE + c), w = *(float2 *)(R + (64 + row) * R_STRIDE + c);
+            const float y1 = (u.x + w.x) * rs[row] + shift[i].x, y2 = (u.y + w.y) * rs[row] + shift[i].y;
+            const int d0 = col & 255, block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
+            const float cs = turned[i].x, sn = turned[i].y;  // queries and keys turn; such a pair stands side by side
+            const u32 out = col < 2304 ? pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn) : pack(y1, y2);
+            if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
+            else *(u32 *)((col < 2304 ? keys : values) + own + block * KEYS + at(place, chunk) + rest) = out;
+          }
+        }
+        publish(COUNTER(C_QKV));
+        a_done();
+        MARK(6)
+      }
+
+      if (cluster < HEADS) {  // ---- attention of one head to every 8th chunk of 64 keys, two at a time: a warpgroup forms
+        //                       the weights of one chunk, then half of the answer's columns from both
+        float o[2][32], top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 64; i++) o[i >> 5][i & 31] = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);
+        MARK(7)
+        for (int first = rank; first < chunks; first += 16) {
+          const bool two = first + 8 < chunks;
+          const int chunk = first + 8 * group;
+          float s[32], above[2] = {-INFINITY, -INFINITY};
+          if (group) pass(4);
+          if (!group || two) {
+            int slots[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++, r.next()) {
+              slots[i] = r.slot;
+              bar_wait(full + 8 * r.slot, r.parity);
+              const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+              mma_begin();
+#pragma unroll
+              for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
+            }
+            mma_commit();
+            mma_wait<0>();
+#pragma unroll
+            for (int i = 0; i < 4; i++) release(slots[i]);
+#pragma unroll
+            for (int half = 0; half < 2; half++) {  // accumulator rows acc_row and acc_row + 8
+              const int last = (STATE && acc_row + 8 * half == 0 ? start : total - 1) - chunk * 64 - acc_col;  // state: no actions
+#pragma unroll
+              for (int t = 0; t < 8; t++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                  float &v = s[4 * t + 2 * half + e];
+                  v = t * 8 + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
+                  above[half] = fmaxf(above[half], v);
+                }
+              above[half] = fmaxf(above[half], __shfl_xor_sync(~0u, above[half], 1));
+              above[half] = fmaxf(above[half], __shfl_xor_sync(~0u, above[half], 2));
+            }
+          }
+          if (!group && two) pass(4);
+          MARK(8)
+          if ((lane & 3) == 0) {
+            tops[group * 64 + acc_row] = above[0];
+            tops[group * 64 + acc_row + 8] = above[1];
+          }
+          consumers_sync();  // the products with the weights of the round before have ended, too
+          float shrink[2];
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            above[half] = fmaxf(fmaxf(above[half], tops[(group ^ 1) * 64 + acc_row + 8 * half]), top[half]);
+            shrink[half] = top[half] == -INFINITY ? 0.f : exp2_fast(top[half] - above[half]);
+            top[half] = above[half];
+            norm[half] *= shrink[half];
+          }
+          if (!group || two)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const float safe = top[half] == -INFINITY ? 0.f : top[half];
+              char *to = a_tile + WEIGHTS + group * KEYS;
+#pragma unroll
+              for (int t = 0; t < 8; t++) {
+                const float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
+                norm[half] += e0 + e1;
+                *(u32 *)(to + at(acc_row + 8 * half, t) + acc_col * 2) = pack(e0, e1);
+              }
+            }
+          fence_shared();
+          consumers_sync();
+          MARK(9)
+          if (first != rank)
+#pragma unroll
+            for (int i = 0; i < 64; i++) o[i >> 5][i & 31] *= shrink[i >> 1 & 1];
+          for (int g = 0; g <= (int)two; g++) {
+            if (group) pass(2);
+            int slots[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++, r.next()) {
+              slots[j] = r.slot;
+              bar_wait(full + 8 * r.slot, r.parity);
+              const u64 a = tile_at(a_at + WEIGHTS + g * KEYS), b = transposed_tile_at(ring_at + r.slot * SLOT);
+              mma_begin();
+#pragma unroll
+              for (int k = 0; k < 4; k++) mma64_transposed(o[j], a + 2 * k, b + 128 * k, 1);
+            }
+            mma_commit();
+            mma_wait<0>();
+            release(slots[0]);
+            release(slots[1]);
+            if (!group) pass(2);
+          }
+          MARK(10)
+        }
+        a_done();
+        const int T = afresh(all_rows), rows = afresh(own_rows);
+        // Answers and what they weigh to those who finish the rows. `answers` of others are free: they have published
+        // this layer's queries, so the activations that were there are used, and the answers of the layer before are.
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const u32 whose = (warp & 3) * 2 + half, bar = address_in(answers_full, whose);
+          const u32 to = address_in(a_at + ANSWERS + ((rank * 8 + (lane >> 2)) * 32 + group * 16 + (lane & 3)) * 16, whose);
+          const bool some = acc_row + 8 * half < T;
+          norm[half] += __shfl_xor_sync(~0u, norm[half], 1);
+          norm[half] += __shfl_xor_sync(~0u, norm[half], 2);
+          if (some && (lane & 3) == 0)
+            store_in(address_in(shared(seen + (rank * 2 + group) * 8 + (lane >> 2)), whose), make_float2(top[half], norm[half]), bar);
+#pragma unroll
+          for (int i = 0; i < 4; i++) {  // 32 columns: a lane collects 8 of them
+            u32 v[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+              const int t = (i & 1) * 4 + k;
+              v[k] = pack(o[i >> 1][4 * t + 2 * half], o[i >> 1][4 * t + 2 * half + 1]);
+            }
+            transpose(v, lane);
+            if (some) store_in(to + i * 64, make_uint4(v[0], v[1], v[2], v[3]), bar);
+          }
+        }
+        MARK(11)
+        if (rows) {
+          if (tid == 0) bar_expect(answers_full, rows * 8 * (512 + 16));
+          bar_wait(answers_full, here & 1);
+        }
+        MARK(12)
+        if (warp < rows) {  // join: 8 columns a lane
+          const uint4 *answer = (const uint4 *)(a_tile + ANSWERS) + warp * 32 + lane;
+          float best = -INFINITY, sum = 0, y[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+#pragma unroll
+          for (int i = 0; i < 8; i++) best = fmaxf(best, seen[i * 16 + warp].x);
+#pragma unroll
+          for (int i = 0; i < 8; i++) {
+            const uint4 v = answer[i * 8 * 32];
+            const float2 even = seen[i * 16 + warp], odd = seen[i * 16 + 8 + warp];
+            const float w = exp2_fast(even.x - best);
+            sum += w * (even.y + odd.y);
+            y[0] += w * lower(v.x); y[1] += w * upper(v.x); y[2] += w * lower(v.y); y[3] += w * upper(v.y);
+            y[4] += w * lower(v.z); y[5] += w * upper(v.z); y[6] += w * lower(v.w); y[7] += w * upper(v.w);
+          }
+          sum = 1.f / sum;
+          *(uint4 *)(p.att + (cluster * 4 + (lane >> 3)) * BLOCK + at(x_row, lane & 7)) =
+              make_uint4(pack(y[0] * sum, y[1] * sum), pack(y[2] * sum, y[3] * sum), pack(y[4] * sum, y[5] * sum),
+                         pack(y[6] * sum, y[7] * sum));
+        }
+        publish(COUNTER(C_ATT + cluster));
+        MARK(13)
+      }
+
+      {  // ---- output projection: the cluster's columns, one head deep
+        float d[20];
+        MARK_WAIT(14)
+        product(d, 4, 1);
+        MARK(15)
+        if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
+        // `parts` of others are free: all queries are published, so all have finished the block before
+        end_block(d, gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O), STATE ? step + 1 : 0, 16);
+      }
+
+      {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
+        float d[20];
+        float4 shift[2];
+        float2 shift_last = {0, 0};
+        const int col = cluster * 36 + group * 16 + (lane & 3) * 4, col_last = cluster * 36 + 32 + (lane & 3);
+        if (!STATE) {
+          const float *from = p.shift_up + here * 8192 + rank * 1024;
+#pragma unroll
+          for (int i = 0; i < 2; i++) shift[i] = col < 512 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
+          if (col_last < 512) shift_last = __ldg((const float2 *)(from + col_last * 2));
+        }
+        MARK_WAIT(19)
+        const float4 squares = row_squares();
+        product(d, 16, 4);
+        row_scales(squares);
+        consumers_sync();
+        MARK(20)
+        if (tid < 8) bar_arrive_in(address_in(parts_free, tid));  // all of this program's activations are used
+        const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const int row = acc_row + 8 * half;
+          if (row >= T) continue;
+          float y[5];
+#pragma unroll
+          for (int t = 0; t < 5; t++) {
+            float gate = d[4 * t + 2 * half] * rs[row], up = d[4 * t + 2 * half + 1] * rs[row];
+            if (!STATE) {
+              gate += t < 4 ? s[(2 * t) & 7] : shift_last.x;
+              up += t < 4 ? s[(2 * t + 1) & 7] : shift_last.y;
+            }
+            y[t] = gelu_tanh(gate) * up;
+          }
+          char *to = p.act + rank * 8 * BLOCK;
+          if (col < 512)
+            *(uint2 *)(to + (col >> 6) * BLOCK + at(row, (col & 63) >> 3) + (col & 4) * 2) =
+                make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
+          if (group && col_last < 512)
+            *(unsigned short *)(to + (col_last >> 6) * BLOCK + at(row, (col_last & 63) >> 3) + (col_last & 7) * 2) =
+                (unsigned short)pack(y[4], 0);
+        }
+        publish(COUNTER(C_ACT + rank));
+        MARK(21)
+      }
+
+      {  // ---- down: the cluster's columns, an eighth of the inner axis
+        float d[20];
+        MARK_WAIT(22)
+        product(d, 8, 2);
+        MARK(23)
+        // the scale of the next layer's first norm; behind the last layer there is a plain copy
+        const float *next = STATE ? nullptr : scale + 2 * WIDTH;
+        if (layer == LAYERS - 1) next = p.scale + (long long)steps * LAYERS * 2 * WIDTH;
+        bar_wait(parts_free, here & 1);
+        end_block(d, STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN), STATE ? step : 1, 24);
+      }
+    }
+  }
+  if (cta < actions) turn(steps);
+#if TIMES
+  if (tid == 0) for (int i = 0; i < PHASES; i++) p.times[cta * PHASES + i] = spent[i];
+#endif
+  }
+  __syncwarp();
+  cluster_meet();  // nobody leaves while others may still write to it
+}

@@ -1,0 +1,113 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The whole flow loop of one robot as one kernel of 15 clusters (flow_clusters.cu, sm_90a). It equals flow_loop.py's;
+partial results go from shared memory to shared memory instead of through the L2 cache.
+
+Layouts are flow_loop.py's but for the weights: tiles of 72 rows, 9 groups of 8. Of 1024 columns (out, down) a cluster has
+72, of 512 columns of the MLP (1024 rows of gate and up) a program has 36; the last ones are filled up with zeros. Program
+8 c + r of cluster c: its eighth r of the inner axis of `out` and `down`, its part c of the r-th eighth of gate and up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pi_vla_ros.kernels import flow_loop
+from pi_vla_ros.kernels.cuda import SHARED, Kernel, mma
+from pi_vla_ros.kernels.flow_loop import COUNTERS, tiles
+from pi_vla_ros.model.flow import times
+from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc_schedule import strength
+
+CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
+PHASES = 27
+
+
+def fits(geometry, device: torch.device) -> bool:
+    return flow_loop.fits(geometry, device)
+
+
+def filled(w: Tensor, rows: int) -> Tensor:
+    """w [..., n, K] with zeros behind: [..., rows, K]."""
+    return torch.nn.functional.pad(w, (0, 0, 0, rows - w.shape[-2]))
+
+
+def spread(w: Tensor, blocks: int) -> Tensor:
+    """w [..., 72 n, K], rows in an order in which a thread of the tensor core's result, which holds rows 2 q and 2 q + 1 of
+    every 8, has 2 · `blocks` neighbours of the first 64; the last 8 rows of 72 stay as they are."""
+    t = w.unflatten(-2, (-1, COLUMNS))
+    first = t[..., :64, :].unflatten(-2, (-1, 4, blocks, 2)).transpose(-4, -3).flatten(-5, -2)
+    return torch.cat([first, t[..., 64:, :]], -2).flatten(-3, -2)
+
+
+def by_depth(w: Tensor) -> Tensor:
+    """w [1024, K] -> [120 programs, K / 512 tiles of 72 · 64]: a cluster's columns, a program's eighth of K."""
+    t = tiles(spread(filled(w, CLUSTERS * COLUMNS), 2), COLUMNS)  # [15, K / 64, 72, 64]
+    return t.unflatten(1, (8, -1)).flatten(0, 1).flatten(1)
+
+
+def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Everything a layer streams, [120 programs, elements]."""
+    first = tiles(filled(qkv, CTAS * QKV_ROWS), QKV_ROWS).flatten(1)
+    up = spread(filled(up.unflatten(0, (8, -1)), CLUSTERS * COLUMNS), 4)  # [8, 1080, W]
+    up = torch.stack([tiles(t, COLUMNS) for t in up], 1).flatten(0, 1).flatten(1)
+    return torch.cat([first, by_depth(out), up, by_depth(down)], 1)
+
+
+class FlowClusters:
+    """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
+
+    def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
+                 tokens: int, steps: int, keep: bool, multicast: bool = True, clock: bool = False):  # fmt: skip
+        """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
+        π0's last product before the layers, [W, W] and its constant part [64, W]. multicast: tiles that all programs
+        read are loaded once a cluster. clock: `ticks` is written."""
+        device = rope[0].device
+        self._state = int(mix is not None)
+        self._depth = len(layers)
+        groups = 7 if tokens <= 56 else 8
+        ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
+        defines = {"GROUPS": groups, "STATE": self._state, "LAYERS": self._depth, "RING": ring,
+                   "MULTICAST": int(multicast), "TIMES": int(clock)}  # fmt: skip
+        wrappers = mma(24), mma(40), mma(64), mma(64, transposed=True)
+        self._kernel = Kernel("flow_clusters", defines, wrappers)
+
+        bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
+        block = groups * 512  # elements of 64 columns
+        self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
+        self.ticks = torch.zeros(CTAS, PHASES, device=device, dtype=torch.int64)
+
+        none = torch.zeros(1, **f32)
+        enter_w = turns[0].enter[0].T.contiguous()
+        enter_b = torch.stack([t.enter[1] for t in turns[:-1]])
+        leave_w, leave_b = (torch.stack([t.leave[i] for t in turns[1:]]).contiguous() for i in range(2))
+        scale = gate = shift_qkv = shift_up = none
+        if modulation:
+            flat = [m for step in modulation for pair in step for m in pair]
+            scale = torch.stack([*(m.scale for m in flat), torch.zeros_like(flat[0].scale)])
+            gate = torch.stack([m.gate for m in flat])
+            shift_qkv, shift_up = (torch.stack([m.shift for m in flat[i::2]]) for i in range(2))
+        weights = []
+        for w in layers:  # one by one: the memory of a layer is the next one's
+            weights.append(packed_layer(w.qkv, w.out, w.up, w.down))
+            if not keep:
+                w.qkv = w.out = w.up = w.down = None
+        self._keep = [  # in the order of struct Params
+            *weights,
+            none if mix is None else by_depth(mix.to(torch.bfloat16)).contiguous(),
+            *(torch.zeros(n * block, **bf16) for n in (16, 32, 32, 64, 16)),  # h, q, att, act, mixed
+            torch.zeros(64, 16, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
+            shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
+            none if entering is None else entering,
+            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters, self.ticks,
+        ]  # fmt: skip
+        sizes = [-(-key_rows // 64), steps, tokens]
+        self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
+
+    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, guidance: Guidance | None) -> None:
+        """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks;
+        guidance: tensors on the device, the first robot's are read at every run."""
+        self._counters.zero_()
+        asked = (guidance.target, guidance.weights, guidance.most) if guidance else (None, None, None)
+        self._kernel(CTAS, 384, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])
