@@ -212,7 +212,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
   Ring r;
   u32 a_parity = 0;
   // This program finishes 8 rows, a warp one of them. The residual stream of its cluster's columns stays in registers.
-  const int own_rows = uniform(max(0, min(8, T - rank * 8))), all_rows = T;
+  const int own_rows = uniform(T <= rank * 8 ? 0 : T >= rank * 8 + 8 ? 8 : T - rank * 8), all_rows = T;
   const int x_row = rank * 8 + warp, x_col = cluster * COLUMNS + lane * 4;
   const bool owner = warp < own_rows && lane < COLUMNS / 4 && x_col < WIDTH;
   float4 x = {0, 0, 0, 0};
@@ -222,6 +222,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
   auto pass = [&](int n) {  // slots of the other warpgroup: given back when they have arrived (an earlier word would be
     for (int i = 0; i < n; i++, r.next()) {  // counted for the round before)
       bar_wait(full + 8 * r.slot, r.parity);
+      __syncwarp();
       release(r.slot);
     }
   };
@@ -234,6 +235,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
     r.next();
     const Ring own = group ? odd : even, other = group ? even : odd;
     bar_wait(full + 8 * other.slot, other.parity);
+    __syncwarp();
     release(other.slot);
     bar_wait(full + 8 * own.slot, own.parity);
     return own.slot;
@@ -413,7 +415,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
       {  // ---- queries, keys, values of 24 packed rows
         float d[12];
         int before = -1;
-        const int row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
+        const int tid = afresh(threadIdx.x), row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
         float2 shift[3], turned[3];  // and cosine, sine of the rotation
 #pragma unroll
         for (int i = 0; i < 3; i++) {
@@ -634,7 +636,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         float d[20];
         float4 shift[2];
         float2 shift_last = {0, 0};
-        const int col = cluster * 36 + group * 16 + (lane & 3) * 4, col_last = cluster * 36 + 32 + (lane & 3);
+        const int quad = afresh(lane & 3), col = cluster * 36 + group * 16 + quad * 4, col_last = cluster * 36 + 32 + quad;
         if (!STATE) {
           const float *from = p.shift_up + here * 8192 + rank * 1024;
 #pragma unroll

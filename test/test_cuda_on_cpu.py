@@ -1,0 +1,311 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels' text, compiled for the CPU (cuda_on_cpu/), against PyTorch: sizes around tiles' edges, poisoned
+memory, several of the orders in which a GPU may run them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+import cuda_on_cpu
+from cuda_on_cpu import Kernel, Wrong, with_cpu
+
+from pi_vla_ros.engine.fused import stages
+from pi_vla_ros.engine.fused.autotune import blank_model
+from pi_vla_ros.engine.fused.stages import ExpertStage
+from pi_vla_ros.engine.fused.tuning import default_for
+from pi_vla_ros.kernels.cuda import mma
+from pi_vla_ros.kernels.flow_loop import tiles
+from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
+from pi_vla_ros.kernels.hopper_linear import (
+    Matrix,
+    Rows,
+    geglu_linear,
+    packed,
+    packed_pair,
+    qkv_linear,
+    residual_linear,
+)
+from pi_vla_ros.kernels.linear import Stats
+from pi_vla_ros.kernels.qkv import paired, rope_tables
+from pi_vla_ros.model.flow import sample
+from pi_vla_ros.model.geometry import GEMMA_300M, GemmaGeometry, tiny
+from pi_vla_ros.model.pi import Prefix
+from pi_vla_ros.model.rtc import Guidance
+
+if not cuda_on_cpu.COMPILER:
+    pytest.skip("needs g++ to compile the kernels for the CPU", allow_module_level=True)
+
+WIDTH, SPACE, CPU, NAN = 512, 1100, torch.device("cpu"), float("nan")
+slow = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def random(*shape: int, size: float = 1.0) -> torch.Tensor:
+    return (size * torch.randn(shape)).bfloat16()
+
+
+def poisoned(*shape: int) -> torch.Tensor:
+    return torch.full(shape, NAN, dtype=torch.bfloat16)
+
+
+def rows(m: int, k: int) -> torch.Tensor:
+    """[SPACE, k], NaN behind row m: what stands there must not matter."""
+    x = poisoned(SPACE, k)
+    x[:m] = random(m, k, size=2)
+    return x
+
+
+def squares(x: torch.Tensor, parts: int) -> Stats:
+    buffer = torch.full((parts, SPACE), NAN)
+    buffer[:, : len(x)] = x.float().unflatten(1, (parts, -1)).square().sum(-1).T
+    return Stats(buffer, x.shape[1])
+
+
+def normed(x: torch.Tensor) -> torch.Tensor:
+    return x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-6)
+
+
+def close(got: torch.Tensor, want: torch.Tensor, limit: float = 4e-3) -> None:
+    error = ((got.float() - want).norm() / want.norm()).item()
+    assert error <= limit, error
+
+
+def in_chunks(t: torch.Tensor) -> torch.Tensor:
+    """[64 · chunks, 256] -> [chunks, 64 · 256], as kernels/flow_loop.py says."""
+    return tiles(t.reshape(-1, 64, 4, 64).transpose(1, 2).reshape(-1, 64), 64).view(-1, 64 * 256)
+
+
+def positions(chunks: torch.Tensor) -> torch.Tensor:
+    """The way back: the tiles' swizzle is its own inverse."""
+    return tiles(chunks.view(-1, 64), 64).view(-1, 4, 64, 64).transpose(1, 2).reshape(-1, 256)
+
+
+@pytest.fixture(autouse=True)
+def same_numbers():
+    torch.manual_seed(0)
+
+
+# --- the prefix stack's products ---------------------------------------------------------------------------------
+
+ROWS = [(1, 0), (64, 1), (65, 2), (130, 3), pytest.param(816, 4, marks=slow)]  # and the order's seed
+
+
+@pytest.mark.parametrize(("m", "seed"), ROWS)
+def test_geglu(monkeypatch, m, seed):
+    with_cpu(monkeypatch, seed)
+    x = rows(m, WIDTH)
+    gate, up = (random(1024, WIDTH, size=WIDTH**-0.5) for _ in range(2))
+    out = poisoned(m + 1, 1024)
+    geglu_linear(Rows.of(x), m, Matrix.of(packed_pair(gate, up), 256), out, squares(x[:m], 4), pdl=False)
+    h = normed(x[:m])
+    close(out[:m], torch.nn.functional.gelu(h @ gate.float().T, approximate="tanh") * (h @ up.float().T))
+    assert out[m].isnan().all()
+
+
+@pytest.mark.parametrize(("m", "seed"), ROWS)
+def test_residual(monkeypatch, m, seed):
+    with_cpu(monkeypatch, seed)
+    a, w, x = rows(m, 1024), random(WIDTH, 1024, size=1 / 32), rows(m, WIDTH)
+    want = x[:m].float() + a[:m].float() @ w.float().T
+    stats = Stats(torch.full((2 * WIDTH // 128, SPACE), NAN), WIDTH)
+    residual_linear(Rows.of(a), m, Matrix.of(packed(w), 128), x, stats, pdl=False)
+    close(x[:m], want)
+    close(stats.buffer[:, :m].sum(0), want.square().sum(-1), 1e-4)
+    assert x[m:].isnan().all()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize(("m", "seed"), [*ROWS[1:2], *ROWS[3:]])
+def test_qkv(monkeypatch, m, seed, chunked):
+    with_cpu(monkeypatch, seed)
+    x, w = rows(m, WIDTH), random(2560, WIDTH, size=WIDTH**-0.5)
+    cos, sin = rope_tables(SPACE, 256, CPU)
+    tokens = m if chunked else m // 2
+    q, shape = poisoned(m, 2048), (17, 64 * 256) if chunked else (2, 600, 256)
+    keys, values = poisoned(*shape), poisoned(*shape)
+    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), 160), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
+               chunked=chunked, pdl=False)  # fmt: skip
+    place = torch.arange(m) % tokens
+    y = (normed(x[:m]) @ w.float().T).unflatten(1, (10, 256))
+    c, s = cos[place][:, None], sin[place][:, None]
+    turned = torch.stack([y[..., 0::2] * c - y[..., 1::2] * s, y[..., 1::2] * c + y[..., 0::2] * s], -1).flatten(-2)
+    close(q, turned[:, :8].flatten(1))
+    for got, want in ((keys, turned[:, 8]), (values, y[:, 9])):
+        if chunked:
+            got = positions(got)
+            close(got[:m], want)
+            assert (got[m : -(-m // 64) * 64] == 0).all()  # an attention's weight of 0 times anything but NaN
+        else:
+            close(got[:, :tokens].flatten(0, 1), want)
+            assert got[:, tokens:].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "seed"),
+    [(1, 16, 0), (64, 200, 1), (200, 130, 2), pytest.param(968, 1008, 3, marks=slow)],
+)
+def test_attention(monkeypatch, length, count, seed):
+    with_cpu(monkeypatch, seed)
+    q, plain = random(count, 256), random(2, 17 * 64, 256)
+    plain[:, length : -(-length // 64) * 64] = 0
+    plain[:, -(-length // 64) * 64 :] = NAN
+    keys, values = (in_chunks(t) for t in plain)
+    out = poisoned(count + 1, 256)
+    lengths = torch.tensor([length], dtype=torch.int32)
+    chunk_attention(queries_map(q), count, keys, values, out, lengths, pdl=False)
+    k, v = plain[:, :length].float()
+    close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
+    assert out[count].isnan().all()
+
+
+# --- the flow loop -----------------------------------------------------------------------------------------------
+
+
+class Flow:
+    """An expert of the published sizes with few layers, keys and values at random, and what PyTorch makes of them."""
+
+    def __init__(self, monkeypatch, name: str, chunk: int, length: int, steps: int, layers: int = 1, guided=False):
+        self._steps, self._length = steps, length
+        language = GemmaGeometry(width=64, depth=layers, mlp=64, heads=8, head_dim=256)
+        g = replace(tiny(name), language=language, expert=replace(GEMMA_300M, depth=layers), chunk=chunk)
+        self._model = blank_model(g, CPU, torch.bfloat16)
+        exact = copy.deepcopy(self._model).float()
+        prefix = random(2, layers, length, 256)
+        self._rows = length + g.suffix
+        space = -(-self._rows // 64) * 64
+        self._prefix = [poisoned(layers, 1, space, 256) for _ in range(2)]  # behind the prefix anything may stand
+        for to, t, order in zip(self._prefix, prefix, (True, False), strict=True):
+            to[:, 0, :length] = paired(t.flatten(0, 1).T, 256).T.view_as(t) if order else t
+            to.copy_(in_chunks(to.view(-1, 256)).view_as(to))
+        self._noise = torch.randn(1, chunk, 32)
+        self._state = torch.randn(1, 32) if name == "pi0" else None
+        self._guidance = None
+        if guided:
+            self._guidance = Guidance(torch.randn(1, chunk, 32), torch.rand(1, chunk), torch.tensor([2.0]))
+        self._rope = rope_tables(space, 256, CPU)
+        keys, values = ([layer[None, None] for layer in t.float()] for t in prefix)
+        valid = torch.ones(1, length, dtype=torch.bool)
+        self.want = sample(exact, Prefix(keys, values, valid), self._noise, self._state, steps, self._guidance)[0]
+        monkeypatch.setattr(stages, "fits", lambda *_: True)
+
+    def run(self) -> torch.Tensor:
+        rtc = "guided" if self._guidance else "off"
+        stage = ExpertStage(copy.deepcopy(self._model), 1, self._rows, self._steps, torch.bfloat16, default_for(90),
+                            False, self._rope, rtc)  # fmt: skip
+        x, lengths = self._noise[0].clone(), torch.tensor([self._length], dtype=torch.int32)
+        keys, values = (t.clone() for t in self._prefix)
+        stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._guidance)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "length", "steps", "layers", "guided", "seed"),
+    [
+        ("pi05", 10, 70, 1, 1, False, 1),
+        ("pi0", 10, 70, 1, 1, False, 1),
+        pytest.param("pi05", 50, 968, 2, 1, True, 2, marks=slow),
+        pytest.param("pi0", 50, 1, 2, 1, True, 3, marks=slow),
+        pytest.param("pi05", 63, 65, 2, 2, False, 4, marks=slow),  # more than 56 tokens: another build
+        pytest.param("pi0", 63, 1088, 1, 2, False, 5, marks=slow),
+    ],
+)
+@torch.inference_mode()
+def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, guided, seed):
+    with_cpu(monkeypatch, seed)
+    flow = Flow(monkeypatch, name, chunk, length, steps, layers, guided)
+    close(flow.run(), flow.want, 8e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["pi05", "pi0"])
+@torch.inference_mode()
+def test_flow_loop_in_every_order(monkeypatch, name):
+    """Whoever comes first: the same bits."""
+    flow, runs = Flow(monkeypatch, name, 10, 60, 2, 2), []
+    for seed in range(6):
+        with_cpu(monkeypatch, seed)
+        runs.append(flow.run())
+    assert all(torch.equal(r, runs[0]) for r in runs)
+
+
+# --- what a kernel must not do is noticed ------------------------------------------------------------------------
+
+WRONG = {  # what is done -> what is said
+    "if (first) bar_wait(bar, 1);": r"deadlock\n  wrong.cu:15 waits for the barrier at 0x2000, parity 1 .*programs 0 1;",
+    "if (first) __syncthreads();": "deadlock\n.*waits for others to meet",
+    "if (first) { bar_expect(bar, 16); copy_in(tile, from, 16, bar); copy_in(tile, from, 16, bar); }": "under way",
+    "if (first) { bar_expect(bar, 16); copy_in(tile, from, 16, bar); }": "ends while copies",
+    "if (first) copy_in(tile + 8, from, 16, bar);": "16 bytes",
+    "if (first) { bar_expect(bar, 16); bar_arrive(bar); }": "program 0, thread 0: wrong.cu:20: more arrivals",
+    "if (first) bar_arrive(bar + 8);": "no barrier was initialised",
+    "if (first) to[1ll << 40] = 0;": "nobody's memory",
+    "if (first) raw[232448] = 0;": "nobody's memory",
+    "if (first) { mma_begin(); mma32(d, b, b, 0); mma_commit(); mma_wait<0>(); }": "commit different products",
+    "mma_begin(); mma32(d, b, b + (threadIdx.x & 1), 0); mma_commit(); mma_wait<0>();": "different operands",
+    "mma32(d, b, b, 0);": "without a fence",
+    "if (!cluster_rank()) return; __syncthreads(); __syncthreads(); bar_arrive_in(address_in(bar, 0));": "has ended",
+}  # fmt: skip
+TEXT = """extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(128, 1)
+wrong(const char *from, float *to, int early_look, int early_product, int which) {
+  extern __shared__ char raw[];
+  const u32 tile = shared(raw), bar = tile + 8192;
+  const u64 b = tile_at(tile);
+  const bool first = threadIdx.x == 0;
+  float d[16];
+  if (first) { bar_init(bar, 1); bar_init_done(); }
+  cluster_meet();
+  if (first) bar_expect(bar, 8192);  // each program loads half of the tile for both
+  if (first) copy_in_all(tile + cluster_rank() * 4096, from + cluster_rank() * 4096, 4096, bar, 3);
+  if (!early_product) bar_wait(bar, 0);
+  switch (which) {
+    case -1: break;
+%s
+  }
+  mma_begin();
+  for (int k = 0; k < 4; k++) mma32(d, b + 2 * k, b + 2 * k, k);
+  mma_commit();
+  if (early_look) for (int i = 0; i < 16; i++) to[threadIdx.x * 16 + i] = d[i];
+  mma_wait<0>();
+  if (!early_look) for (int i = 0; i < 16; i++) to[threadIdx.x * 16 + i] = d[i];
+  if (early_product) bar_wait(bar, 0);
+  cluster_meet();
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kernels")
+    cases = "\n".join(f"    case {i}: {{ {done} }} break;" for i, done in enumerate(WRONG))
+    (folder / "wrong.cu").write_text(TEXT % cases)
+
+    def run(early_look=0, early_product=0, which=-1) -> torch.Tensor:
+        out = torch.full((128, 16), 7.0)
+        kernel = Kernel("wrong", {}, (mma(32),), folder=folder)
+        kernel(2, 128, [torch.ones(64, 64, dtype=torch.bfloat16), out, early_look, early_product, which])
+        return out
+
+    return run
+
+
+def test_a_right_kernel(wrong):
+    assert (wrong() == 64).all()
+
+
+def test_too_early_is_nan(wrong):
+    assert wrong(early_look=1).isnan().all()
+    assert wrong(early_product=1).isnan().any()
+
+
+@pytest.mark.parametrize(("done", "said"), WRONG.items())
+def test_what_is_wrong_is_said(wrong, done, said):
+    with pytest.raises(Wrong, match=said):
+        wrong(which=[*WRONG].index(done))
+    assert (wrong() == 64).all()  # and nothing is left of it
