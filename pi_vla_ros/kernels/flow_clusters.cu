@@ -48,6 +48,8 @@ struct Params {
   long long *times, chunks, steps, tokens;
 };
 
+static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + 8) * 8 + TIMES * 27 * 8 <= 232448);
+
 enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
 
 // --- synchronisation --------------------------------------------------------------------------------------------
@@ -271,12 +273,14 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
     s += __shfl_xor_sync(~0u, s, 2);
     if ((lane & 3) == 0) rs[warp * 8 + (lane >> 2)] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
   };
+  // Gate of a sub-block or scale of the next norm, asked for before the product.
+  auto modulation = [&](const float *of, float otherwise) {
+    return of && owner ? load4(of + x_col) : make_float4(otherwise, otherwise, otherwise, otherwise);
+  };
   // The end of a sub-block: this program's part of 72 columns to those who finish the rows, the 8 parts of its own rows
   // in, residual, input of the next norm and its sums of squares out.
-  auto end_block = [&](const float (&d)[20], const float *gate, const float *scale, u32 *done, u32 parity, int phase) {
+  auto end_block = [&](const float (&d)[20], const float4 &g, const float4 &s, u32 *done, u32 parity, int phase) {
     const int T = afresh(all_rows), rows = afresh(own_rows);
-    float4 g = {1, 1, 1, 1}, s = {0, 0, 0, 0};  // asked for early
-    if (gate && owner) { g = load4(gate + x_col); s = load4(scale + x_col); }
 #pragma unroll
     for (int half = 0; half < 2; half++)
       if (acc_row + 8 * half < T) {
@@ -405,7 +409,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
       float d[20];
       product(d, 2, 1);
       if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(d, nullptr, nullptr, COUNTER(C_ENTER), step, 1);  // `parts`: free since the counter of the turns
+      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step, 1);  // `parts`: free since the counter of the turns
     }
     for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
@@ -624,12 +628,13 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
 
       {  // ---- output projection: the cluster's columns, one head deep
         float d[20];
+        const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + WIDTH, 0);
         MARK_WAIT(14)
         product(d, 4, 1);
         MARK(15)
         if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
         // `parts` of others are free: all queries are published, so all have finished the block before
-        end_block(d, gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O), STATE ? step + 1 : 0, 16);
+        end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0, 16);
       }
 
       {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
@@ -679,14 +684,15 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
 
       {  // ---- down: the cluster's columns, an eighth of the inner axis
         float d[20];
+        // the scale of the next layer's first norm; behind the last layer there is a plain copy
+        const bool final = layer == LAYERS - 1;
+        const float4 g = modulation(STATE ? nullptr : gate + WIDTH, 1);
+        const float4 s = modulation(STATE || final ? nullptr : scale + 2 * WIDTH, 0);
         MARK_WAIT(22)
         product(d, 8, 2);
         MARK(23)
-        // the scale of the next layer's first norm; behind the last layer there is a plain copy
-        const float *next = STATE ? nullptr : scale + 2 * WIDTH;
-        if (layer == LAYERS - 1) next = p.scale + (long long)steps * LAYERS * 2 * WIDTH;
         bar_wait(parts_free, here & 1);
-        end_block(d, STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN), STATE ? step : 1, 24);
+        end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1, 24);
       }
     }
   }

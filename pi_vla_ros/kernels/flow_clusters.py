@@ -85,7 +85,7 @@ class FlowClusters:
         scale = gate = shift_qkv = shift_up = none
         if modulation:
             flat = [m for step in modulation for pair in step for m in pair]
-            scale = torch.stack([*(m.scale for m in flat), torch.zeros_like(flat[0].scale)])
+            scale = torch.stack([m.scale for m in flat])
             gate = torch.stack([m.gate for m in flat])
             shift_qkv, shift_up = (torch.stack([m.shift for m in flat[i::2]]) for i in range(2))
         weights = []
