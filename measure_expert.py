@@ -160,7 +160,7 @@ def one(name: str, only: str | None) -> None:
             return run
 
         variants = {"present": FlowLoop(*given, keep=True)}
-        changed = {"clusters": {}, "clusters, no multicast": {"multicast": False}, "ticks": {"clock": True}}
+        changed = {"clusters": {}, "clusters, no multicast": {"multicast": False}, "clusters, by head": {"by_head": True}, "ticks": {"clock": True}}
         if REHEARSAL or chunk == 63:  # clock64 is a GPU's; and one build less to wait for
             del changed["ticks"]
         for key, changes in changed.items():

@@ -14,11 +14,11 @@
 // 8 rows to each program, which finishes them. Activations travel between clusters, through the L2 cache, as the tiles that
 // the tensor cores read (hopper.cuh), so a load is a plain copy.
 //
-// A program writes into another's memory only where that one reads nothing any more. What says so: for `parts` behind
-// `down`, the barrier `parts_free`; for everything else a counter that all programs have raised since (see the places).
+// A program writes into another's memory only where that one reads nothing any more. What says so: where not all programs
+// of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
 //
 // Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), MULTICAST (the tiles that all programs read are
-// loaded once a cluster), TIMES (clock ticks of the phases are written).
+// loaded once a cluster), BY_HEAD (a head's cluster waits for those who write its queries, not for all), TIMES (clock ticks of the phases are written).
 
 constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
@@ -26,6 +26,7 @@ constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024
 constexpr int TILE = COLUMNS * 128;           // bytes of a weight tile: 72 rows, 64 deep
 constexpr int SLOT = TILE, KEYS = 8192;       // of the ring; bytes of 64 positions, 64 of D
 constexpr int QKV_ROWS = 24;                  // 120 · 24 ≥ 2560
+constexpr int KEYS_FIRST = 2048 / QKV_ROWS, KEYS_CTAS = (2560 + QKV_ROWS - 1) / QKV_ROWS - KEYS_FIRST;  // who writes keys, values
 constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
 constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
 constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
@@ -50,7 +51,7 @@ struct Params {
 
 static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + 8) * 8 + TIMES * 27 * 8 <= 232448);
 
-enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
+enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8, C_HEAD = C_ACT + 8 };  // C_HEAD + 8: keys and values
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 
@@ -95,9 +96,9 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
   float *tops = small + 64;                   // [2][64] largest scores of the rows, of each warpgroup's keys
   float2 *seen = (float2 *)(tops + 128);      // [8 programs][2][8 rows] largest score, sum of weights
   Params &p = *(Params *)(seen + 128);        // re-read where it is needed: registers are for accumulators
-  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[4], a_empty, parts_full, parts_free, answers_full
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[4], a_empty, parts_full, others_free, answers_full
   const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
-  const u32 parts_full = a_empty + 8, parts_free = parts_full + 8, answers_full = parts_free + 8;
+  const u32 parts_full = a_empty + 8, others_free = parts_full + 8, answers_full = others_free + 8;
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
 #if TIMES
   constexpr int PHASES = 27;
@@ -122,7 +123,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
     for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
     bar_init(a_empty, 8);
     bar_init(parts_full, 1);
-    bar_init(parts_free, 8);
+    bar_init(others_free, 8);
     bar_init(answers_full, 1);
     bar_init_done();
   }
@@ -154,7 +155,8 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
             for (int part = 0; part < 2; part++)
               for (int chunk = first; chunk < first + both; chunk += 8) {
                 if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
-                  wait_for(COUNTER(C_QKV), CTAS * (L + 1));
+                  if (BY_HEAD) wait_for(COUNTER(C_HEAD + 8), KEYS_CTAS * (L + 1));
+                  else wait_for(COUNTER(C_QKV), CTAS * (L + 1));
                   fence_global();
                 }
                 const char *from = (part ? values : keys) + (long long)(layer * layer_chunks + chunk) * CHUNK;
@@ -195,7 +197,10 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
         else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
         else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
-        if (cluster < HEADS) load(COUNTER(C_QKV), CTAS * (L + 1), p.q + cluster * 4 * BLOCK, 4);
+        if (cluster < HEADS) {
+          const int writers = (cluster * 256 + 255) / QKV_ROWS - cluster * 256 / QKV_ROWS + 1;
+          load(COUNTER(BY_HEAD ? C_HEAD + cluster : C_QKV), (BY_HEAD ? writers : CTAS) * (L + 1), p.q + cluster * 4 * BLOCK, 4);
+        }
         load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4);
         load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
         load(COUNTER(C_ACT + rank), CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8);
@@ -394,7 +399,8 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
   };
 
   // Positions behind the last token, up to a whole chunk: their weight is 0, and 0 · NaN would be NaN.
-  for (int i = cta * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += CTAS * 256) {
+  if (cta >= KEYS_FIRST && cta < KEYS_FIRST + KEYS_CTAS)
+  for (int i = (cta - KEYS_FIRST) * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += KEYS_CTAS * 256) {
     const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
     const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * KEYS + at(key & 63, piece & 7);
     *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
@@ -471,7 +477,19 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
             else *(u32 *)((col < 2304 ? keys : values) + own + block * KEYS + at(place, chunk) + rest) = out;
           }
         }
-        publish(COUNTER(C_QKV));
+        if (BY_HEAD) {
+          const int first = (cta * QKV_ROWS) >> 8, last = (cta * QKV_ROWS + QKV_ROWS - 1) >> 8;
+          const int head = first < 8 ? first : 8, next = last < 8 ? last : 8;
+          fence_global();
+          consumers_sync();
+          if (cta < KEYS_FIRST + KEYS_CTAS) {
+            if (tid == 0) count_up(COUNTER(C_HEAD + head));
+            if (tid == 32 && next != head) count_up(COUNTER(C_HEAD + next));
+          }
+          if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));
+        } else {
+          publish(COUNTER(C_QKV));
+        }
         a_done();
         MARK(6)
       }
@@ -576,6 +594,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         const int T = afresh(all_rows), rows = afresh(own_rows);
         // Answers and what they weigh to those who finish the rows. `answers` of others are free: they have published
         // this layer's queries, so the activations that were there are used, and the answers of the layer before are.
+        if (BY_HEAD) bar_wait(others_free, 0);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const u32 whose = (warp & 3) * 2 + half, bar = address_in(answers_full, whose);
@@ -634,6 +653,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         MARK(15)
         if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
         // `parts` of others are free: all queries are published, so all have finished the block before
+        if (BY_HEAD && cluster >= HEADS) bar_wait(others_free, 0);
         end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0, 16);
       }
 
@@ -654,7 +674,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         row_scales(squares);
         consumers_sync();
         MARK(20)
-        if (tid < 8) bar_arrive_in(address_in(parts_free, tid));  // all of this program's activations are used
+        if (tid < 8) bar_arrive_in(address_in(others_free, tid));  // all of this program's activations are used
         const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -691,7 +711,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         MARK_WAIT(22)
         product(d, 8, 2);
         MARK(23)
-        bar_wait(parts_free, here & 1);
+        bar_wait(others_free, BY_HEAD ? 1 : here & 1);
         end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1, 24);
       }
     }

@@ -59,17 +59,17 @@ class FlowClusters:
     """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
-                 tokens: int, steps: int, keep: bool, multicast: bool = True, clock: bool = False):  # fmt: skip
+                 tokens: int, steps: int, keep: bool, multicast: bool = True, by_head: bool = False, clock: bool = False):  # fmt: skip
         """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
         π0's last product before the layers, [W, W] and its constant part [64, W]. multicast: tiles that all programs
-        read are loaded once a cluster. clock: `ticks` is written."""
+        read are loaded once a cluster; by_head: queries are waited for head by head. clock: `ticks` is written."""
         device = rope[0].device
         self._state = int(mix is not None)
         self._depth = len(layers)
         groups = 7 if tokens <= 56 else 8
         ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
         defines = {"GROUPS": groups, "STATE": self._state, "LAYERS": self._depth, "RING": ring,
-                   "MULTICAST": int(multicast), "TIMES": int(clock)}  # fmt: skip
+                   "MULTICAST": int(multicast), "BY_HEAD": int(by_head), "TIMES": int(clock)}  # fmt: skip
         wrappers = mma(24), mma(40), mma(64), mma(64, transposed=True)
         self._kernel = Kernel("flow_clusters", defines, wrappers)
 
