@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,6 +23,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
+from scipy.interpolate import CubicHermiteSpline
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
@@ -34,6 +37,7 @@ from pi_vla_ros.types import seconds
 
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
 CAMERA_HZ, STATE_HZ = 30.0, 200.0
+STALL = 0.3  # s that a busy machine may put a process aside between its looking at the clock and its writing
 
 
 def start_ros() -> None:
@@ -74,7 +78,8 @@ class PolicyProcess:
 class Rig(Node):
     """Publishes three cameras and joint states that follow the stream; keeps everything that the node says.
 
-    Lists hold (received s, message). `publish_*` and `corrupt` change what the robot sends.
+    Lists hold (sent s, message): by the writer's stamp, what the node did, whenever this busy process hears of it.
+    `cameras_on`, `states_on`, `measured` and `corrupt` change what the robot sends.
     """
 
     def __init__(self, robot: RobotConfig):
@@ -163,14 +168,13 @@ class Rig(Node):
         return f"last state {self.status.state}: {self.status.detail}" if self.statuses else "no status came"
 
     def _keep(self, kept: list):
-        # when it arrived, not when this busy process came to look at it
-        return lambda message, info: kept.append((1e-9 * info["received_timestamp"], message))
+        return lambda message, info: kept.append((1e-9 * info["source_timestamp"], message))
 
     def _on_command(self, message, info: dict) -> None:
         told, position = joint_positions(message), self.position.copy()
         position[self._commanded] = told
         self.position = position
-        self.commands.append((1e-9 * info["received_timestamp"], told))
+        self.commands.append((1e-9 * info["source_timestamp"], told))
 
     def _make_frames(self) -> dict[str, bytes]:
         rng = np.random.default_rng(0)
@@ -214,22 +218,50 @@ def _kind(camera) -> type:
     return CompressedImage if camera.transport == "compressed" else Image
 
 
-def commanded_by_trajectories(trajectories, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position and velocity at `times`, as a joint_trajectory_controller commands them: the newest message that had
-    arrived, cubic Hermite between its points (scipy's, not ours), held at its end."""
-    from scipy.interpolate import CubicHermiteSpline
+@dataclass(frozen=True)
+class Heard:
+    """A JointTrajectory as a controller sees it: cubic Hermite between its points (scipy's, not ours)."""
 
-    splines = []
-    for received, message in trajectories:
-        at = seconds(message.header.stamp)
-        knots = np.array([at + p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in message.points])
+    sent: float  # s
+    knots: np.ndarray  # s
+    spline: CubicHermiteSpline
+
+    @classmethod
+    def of(cls, sent: float, message: JointTrajectory) -> Heard:
+        knots = seconds(message.header.stamp) + np.array([seconds(p.time_from_start) for p in message.points])
         positions, velocities = (np.array([getattr(p, k) for p in message.points]) for k in ("positions", "velocities"))
-        splines.append((received, knots, CubicHermiteSpline(knots - knots[0], positions, velocities)))
-    rows, k = [], 0
-    for t in times:
-        while k + 1 < len(splines) and splines[k + 1][0] <= t:
-            k += 1
-        _, knots, spline = splines[k]
-        x = min(max(t, knots[0]), knots[-1]) - knots[0]
-        rows.append((spline(x), spline(x, 1) if knots[0] <= t < knots[-1] else np.zeros_like(spline(x))))
-    return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+        return cls(sent, knots, CubicHermiteSpline(knots - knots[0], positions, velocities))
+
+    def at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """Position and velocity; held at its end."""
+        x = min(max(t, self.knots[0]), self.knots[-1]) - self.knots[0]
+        position = self.spline(x)
+        return position, self.spline(x, 1) if self.knots[0] <= t < self.knots[-1] else np.zeros_like(position)
+
+    def leaves(self, other: Heard) -> float:
+        """The time up to which both say the same, s: when it is taken over until then, there is no step."""
+        for k, t in enumerate(self.knots):
+            if any(np.abs(a - b).max() > 1e-5 for a, b in zip(self.at(t), other.at(t), strict=True)):
+                return self.knots[max(k - 1, 0)]
+        return self.knots[-1]
+
+
+def commanded_by_trajectories(heard: list[Heard], times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position and velocity at `times`: of the newest message that was sent. One that a machine without time for us
+    put aside between the node's last look at the clock and the wire counts from where it leaves the one before."""
+    taken = [heard[0].sent] + [min(b.sent, b.leaves(a)) for a, b in itertools.pairwise(heard)]
+    newest = np.maximum(np.searchsorted(taken, times, side="right") - 1, 0)
+    rows = [heard[k].at(t) for k, t in zip(newest, times, strict=True)]
+    return np.array([p for p, _ in rows]), np.array([v for _, v in rows])
+
+
+def off_the_path(heard: list[Heard], commands: list[tuple[float, np.ndarray]], late: float) -> np.ndarray:
+    """How far each command (sent s, positions) is from where `heard` says to be at some moment of the `late` s before
+    it was sent: a streamer looks at its clock first."""
+    interval = 1e-3
+    times = np.arange(commands[0][0] - late, commands[-1][0] + interval, interval)
+    path, _ = commanded_by_trajectories(heard, times)
+    last = np.searchsorted(times, [t for t, _ in commands])
+    window = round(late / interval)
+    seen = [(path[max(0, k - window) : k + 1], p) for k, (_, p) in zip(last, commands, strict=True)]
+    return np.array([np.abs(where - p).max(axis=1).min() for where, p in seen])

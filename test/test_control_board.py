@@ -57,6 +57,18 @@ def test_a_trajectory_that_is_too_long_is_refused():
     board.close()
 
 
+def test_an_offer_that_was_withdrawn_is_not_taken():
+    board = TrajectoryBoard(2)
+    player = Player(board, Guard(boundless(2)))
+    board.play(True)
+    board.write(trajectory(), join=100)
+    player.command(0.0, 0.0)
+    second = board.write(trajectory(value=1.0), join=100)
+    board.withdraw()
+    assert player.command(0.01, 0.01)[0][0] < 0.9 and (board.taken, board.refused) == (1, second)
+    board.close()
+
+
 def test_player_is_silent_until_told_and_then_takes_offers_only_before_their_join():
     board = TrajectoryBoard(2)
     player = Player(board, Guard(boundless(2)))

@@ -14,7 +14,19 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
 pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
 
-from ros_rig import ACTIVATE, CONFIGURE, DEACTIVATE, PolicyProcess, Rig, commanded_by_trajectories, start_ros
+from ros_rig import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    STALL,
+    Heard,
+    PolicyProcess,
+    Rig,
+    commanded_by_trajectories,
+    off_the_path,
+    start_ros,
+)
 from std_msgs.msg import String
 
 from pi_vla_ros.cli.make_checkpoint import make_checkpoint
@@ -93,8 +105,10 @@ def run(rig, node):
     rig.cameras_on = False
     marks["cameras stopped"] = time.time()
     rig.until_state("HOLDING")
-    marks["held"] = time.time()
-    time.sleep(0.3)
+    time.sleep(max(0.0, marks["cameras stopped"] + rig.robot.timing.timeout + STALL - time.time()))
+    marks["held from"] = time.time()
+    rig.until_ticks(10)
+    marks["held until"] = time.time()
     rig.cameras_on = True
     rig.until_state("RUNNING")
 
@@ -109,10 +123,9 @@ def run(rig, node):
 
     answer = rig.switch("estop", True)
     assert answer.success, answer.message
-    time.sleep(0.1)  # what was on the wire when the service answered
-    marks["published at estop"] = rig.published()
+    marks["estop answered"] = time.time()
     rig.until_ticks(30)
-    marks["published long after estop"] = rig.published()
+    marks["estop released"] = time.time()
     marks["enable while latched"] = rig.switch("enable", True)
     marks["state while latched"] = rig.status.state
     rig.switch("estop", False)
@@ -123,11 +136,15 @@ def run(rig, node):
     rig.until_state("RUNNING")
 
     assert rig.change_state(DEACTIVATE)
-    time.sleep(0.1)
-    marks["published at deactivate"] = rig.published()
-    time.sleep(0.5)
-    marks["published after deactivate"] = rig.published()
+    marks["deactivated"] = time.time()
+    time.sleep(1.0)
+    marks["long after deactivate"] = time.time()
     return marks
+
+
+def _published(rig, begin, end) -> int:
+    """Messages that the node sent between two moments, whenever they were heard."""
+    return sum(begin < t <= end for kept in (rig.commands, rig.trajectories) for t, _ in kept)
 
 
 def test_nothing_is_published_before_activate(run):
@@ -143,14 +160,18 @@ def test_sets_are_coherent(rig, run):
     assert len(skews) > JOINS and max(skews) <= 1e3 * rig.robot.timing.max_skew
 
 
+def _heard(rig, run) -> list[Heard]:
+    _, end = run["running"]
+    return [Heard.of(t, m) for t, m in rig.trajectories if t <= end]
+
+
 def test_commands_are_continuous_across_joins(rig, run):
     """What a trajectory controller commands, 1 ms apart: no step of position or velocity that its limits forbid."""
-    _, end = run["running"]
-    messages = [(t, m) for t, m in rig.trajectories if t <= end]
-    assert len(messages) >= 20
+    heard = _heard(rig, run)
+    assert len(heard) >= 20
     interval = 1e-3
-    times = np.arange(messages[0][0] + interval, end, interval)
-    p, v = commanded_by_trajectories(messages, times)
+    times = np.arange(heard[0].sent + interval, run["running"][1], interval)
+    p, v = commanded_by_trajectories(heard, times)
     fastest = np.array([j.velocity for j in rig.robot.joints])
     hardest = np.array([j.acceleration for j in rig.robot.joints])
     assert (np.abs(np.diff(p, axis=0)) <= fastest * interval * 1.001 + 1e-6).all()
@@ -158,22 +179,24 @@ def test_commands_are_continuous_across_joins(rig, run):
     assert np.abs(p - p[0]).max() > 0.02  # and it did move
 
 
+def test_trajectories_are_sent_before_they_leave_the_one_before(rig, run):
+    left = [b.leaves(a) - b.sent for a, b in itertools.pairwise(_heard(rig, run))]
+    assert np.median(left) > 0.0
+
+
 def test_the_stream_says_the_same_as_the_trajectories(rig, run):
-    _, end = run["running"]
-    messages = [(t, m) for t, m in rig.trajectories if t <= end]
-    streamed = [(t, p) for t, p in rig.commands if messages[0][0] + 0.2 < t < end]
-    times = np.array([t for t, _ in streamed])
-    p, _ = commanded_by_trajectories(messages, times)
-    late = 0.1  # s between sampling in the streamer and arrival here, at most, on a busy machine
-    off = np.abs(np.array([q for _, q in streamed]) - p)
-    assert (off <= np.array([j.velocity for j in rig.robot.joints]) * late).all()
-    assert np.median(off.max(axis=1)) < 0.02
+    heard = _heard(rig, run)
+    streamed = [(t, p) for t, p in rig.commands if heard[0].sent + 0.2 < t < run["running"][1]]
+    off = off_the_path(heard, streamed, STALL)
+    assert len(off) > 100 and off.max() < 2e-3  # a path is looked at each millisecond
 
 
 def test_stream_rate(rig, run):
+    """Its period; and after a stall never a burst to make up for it."""
     begin, end = run["running"]
-    count = sum(begin <= t < end for t, _ in rig.commands)
-    assert count / (end - begin) == pytest.approx(COMMAND_HZ, rel=0.1)
+    sent = np.array([t for t, _ in rig.commands if begin <= t < end])
+    assert np.median(np.diff(sent)) == pytest.approx(1 / COMMAND_HZ, rel=0.1)
+    assert COMMAND_HZ / 4 <= len(sent) / (end - begin) <= COMMAND_HZ * 1.02
 
 
 def test_limits_hold_on_every_streamed_command(rig, run):
@@ -183,20 +206,19 @@ def test_limits_hold_on_every_streamed_command(rig, run):
 
 
 def test_trajectories_are_what_a_controller_accepts(rig, run):
-    for received, message in rig.trajectories:
+    for sent, message in rig.trajectories:
         after = [p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in message.points]
         assert message.joint_names == rig.robot.joint_names
         assert all(b > a for a, b in itertools.pairwise(after)) and after[0] >= 0
-        assert seconds(message.header.stamp) + after[-1] > received  # its end is not in the past
-        assert seconds(message.header.stamp) <= received  # already inside: sampled without a bridge
+        assert seconds(message.header.stamp) + after[-1] > sent  # its end is not in the past
+        assert seconds(message.header.stamp) <= sent  # already inside: sampled without a bridge
         assert not any(message.points[-1].velocities)
         assert all(len(p.velocities) == 8 for p in message.points)
 
 
 def test_it_holds_within_the_timeout_after_the_cameras_stop(rig, run):
     """Measured at the stream: still from timeout on (the observation was at most one period old by then)."""
-    still_from = run["cameras stopped"] + rig.robot.timing.timeout + 0.1
-    still = np.array([p for t, p in rig.commands if still_from <= t <= run["held"] + 0.3])
+    still = np.array([p for t, p in rig.commands if run["held from"] <= t <= run["held until"]])
     assert len(still) > 5 and np.ptp(still, axis=0).max() == 0.0
 
 
@@ -205,14 +227,15 @@ def test_disabled_it_holds_and_keeps_publishing(rig, run):
     assert len(held) > 10 and np.ptp(held, axis=0).max() == 0.0
 
 
-def test_nothing_is_published_after_estop_until_released(run):
-    assert run["published at estop"] == run["published long after estop"]
+def test_nothing_is_published_after_estop_until_released(rig, run):
+    assert run["estop released"] - run["estop answered"] > STALL + 0.3
+    assert _published(rig, run["estop answered"] + STALL, run["estop released"]) == 0
     assert not run["enable while latched"].success and "latched" in run["enable while latched"].message
     assert run["state while latched"] == "ESTOP"
 
 
-def test_deactivate_stops_then_is_silent(run):
-    assert run["published at deactivate"] == run["published after deactivate"]
+def test_deactivate_stops_then_is_silent(rig, run):
+    assert _published(rig, run["deactivated"] + STALL, run["long after deactivate"]) == 0
 
 
 def test_action_chunks_tell_what_the_policy_said(rig, run):
@@ -301,6 +324,7 @@ def test_bad_messages_stop_the_arm_not_the_node(active, node, corrupt, reason):
     active.corrupt = corrupt
     active.until(lambda: _drops(active).get(reason, 0) > before, 20.0, f"drop reason {reason}")
     active.until_state("HOLDING")
+    time.sleep(STALL)
     mark = time.time()
     active.until_ticks(5)
     still = np.array([p for t, p in active.commands if t >= mark])
@@ -324,13 +348,22 @@ def test_a_camera_with_another_size_is_taken(active):
     assert _drops(active).get("inference_failed", 0) == 0
 
 
+@pytest.mark.parametrize(("transition", "name"), [(ACTIVATE, "3"), (CLEANUP, "2"), (77, "77")])
+def test_a_transition_that_is_not_possible_is_refused_by_name(active, node, transition, name):
+    assert not active.change_state(transition)
+    assert f"transition {name} is not possible in state 'active'; possible: deactivate (4)" in node.said()
+    active.until_ticks(3)
+    active.until_state("RUNNING")
+
+
 @pytest.mark.parametrize("prompt", ["", "   ", "pick " * 300])
 def test_a_bad_prompt_is_refused_and_the_last_one_kept(active, node, prompt):
     said = node.said().count("keeping 'pick up the red block'")
     active.prompt.publish(String(data=prompt))
     active.until(lambda: node.said().count("keeping 'pick up the red block'") > said, 10.0, "refusal in the log")
     active.until_ticks(3)
-    assert active.status.prompt == "pick up the red block" and active.status.state == "RUNNING"
+    assert active.status.prompt == "pick up the red block"
+    active.until_state("RUNNING")
 
 
 def test_a_new_prompt_is_taken(active):
@@ -345,16 +378,16 @@ def test_the_stream_ends_at_rest_and_holds_while_the_node_hangs(active, node):
     node.process.send_signal(signal.SIGSTOP)
     hung = time.time()
     try:
-        time.sleep(active.robot.timing.timeout + 0.4)
+        time.sleep(active.robot.timing.timeout + STALL)
         rests = time.time()
-        time.sleep(0.4)
+        time.sleep(2 * STALL)
     finally:
         node.process.send_signal(signal.SIGCONT)
     after = [(t, p) for t, p in list(active.commands) if t > hung]
-    held = np.array([p for t, p in after if rests <= t < rests + 0.3])
-    assert len(held) > 10 and np.ptp(held, axis=0).max() == 0.0
-    steps, gaps = np.abs(np.diff([p for _, p in after], axis=0)), np.diff([t for t, _ in after])
-    assert (steps <= np.array([j.velocity for j in active.robot.joints]) * (gaps[:, None] + 0.05)).all()
+    held = np.array([p for t, p in after if rests <= t < rests + 2 * STALL])
+    assert len(held) > 5 and np.ptp(held, axis=0).max() == 0.0
+    heard = [Heard.of(t, m) for t, m in active.trajectories[-10:]]
+    assert off_the_path(heard, [(t, p) for t, p in after if t < rests], STALL).max() < 2e-3
     joins = active.status.joins
     active.until(lambda: active.status.state == "RUNNING" and active.status.joins > joins, 30.0, "motion again")
 
@@ -367,13 +400,11 @@ def test_the_stream_ends_at_rest_when_the_node_is_killed(active, node):
     node.process.wait()
     time.sleep(active.robot.timing.timeout + 0.6)
     after = [(t, p) for t, p in active.commands if t > killed]
-    count = len(active.commands)
-    time.sleep(0.3)
-    assert len(active.commands) == count  # silent
+    silent = time.time()
+    time.sleep(2 * STALL)
+    assert not [t for t, _ in active.commands if t > silent]
     assert len(after) > 3
-    steps = np.abs(np.diff([p for _, p in after], axis=0))
-    fastest = np.array([j.velocity for j in active.robot.joints])
-    gaps = np.diff([t for t, _ in after])
-    assert (steps <= fastest * (gaps[:, None] + 0.05)).all()
-    assert (steps[-2:] <= fastest * 0.003).all()  # slow at the end
+    heard = [Heard.of(t, m) for t, m in active.trajectories[-10:]]
+    assert off_the_path(heard, after, STALL).max() < 2e-3
+    np.testing.assert_allclose(after[-1][1], heard[-1].at(np.inf)[0], atol=2e-3)  # to its end
     node.process.returncode = 0  # it was us

@@ -222,6 +222,27 @@ def test_it_ends_when_told_and_leaves_nothing_behind():
     assert {n for n in os.listdir("/dev/shm") if "pi_vla_ros" in n} == shared
 
 
+def test_an_offer_that_found_the_streamer_hanging_is_not_executed_later(listen):
+    """The node plans on from what it believes is executed: a streamer that wakes up must not believe something else."""
+    commands = listen(TYPES["float64_multi_array"], "commands")
+    stream = Stream(StreamSpec("streamer", ("a",), "/commands", HZ, boundless(1)))
+    try:
+        stream.play(True)
+        still = smooth(np.zeros(1), np.zeros(1), 0.1, time.time())
+        assert stream.offer(still, still.last)
+        commands.until(lambda: commands.heard, "the stream")
+        os.kill(stream.pid, signal.SIGSTOP)
+        later = smooth(np.zeros(1), np.ones(1), 0.5, time.time() + 1.0)
+        assert not stream.offer(later, later.first)
+        os.kill(stream.pid, signal.SIGCONT)
+        commands.until(lambda: time.time() > later.end, "the end of what was offered")
+        count = len(commands.heard)
+        commands.until(lambda: len(commands.heard) > count + 3, "the stream")
+    finally:
+        stream.close()
+    assert {m.data[0] for _, m in commands.heard} == {0.0}
+
+
 def _open(fd) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
 
@@ -245,9 +266,10 @@ class Nowhere:
     ahead = 0.0
 
     def __init__(self, board):
-        self.board, self.sent, self.halted = board, [], 0
+        self.board, self.sent, self.times, self.halted = board, [], [], 0
 
     def send(self, now, positions, velocities):
+        self.times.append(time.monotonic())
         self.sent.append(velocities.copy())
         if len(self.sent) == 10:
             self.board.ask_to_close()
@@ -265,7 +287,7 @@ def test_it_ends_on_a_clock_that_stands_still_and_at_rest_on_one_that_was_set(se
     board.play(True)
     plan = smooth(np.zeros(1), np.ones(1), 1.0, 4.6)
     board.write(plan, plan.last)
-    one, begin, times = np.ones(1), time.monotonic(), []
+    one, begin = np.ones(1), time.monotonic()
     limits = Limits(-9 * one, 9 * one, 3 * one, 10 * one, 200 * one)
 
     def now():
@@ -273,15 +295,12 @@ def test_it_ends_on_a_clock_that_stands_still_and_at_rest_on_one_that_was_set(se
             return set_to
         return 5.0 + min(0.1, time.monotonic() - begin)
 
-    def steady():
-        times.append(time.monotonic())
-        return times[-1]
-
-    play(board, HZ, os.getppid(), now, steady, output, Guard(limits))
+    play(board, HZ, os.getppid(), now, time.monotonic, output, Guard(limits))
     assert 10 < len(output.sent) < 1000 and output.halted == 1
     speeds = np.array(output.sent)[:, 0]
     assert speeds[:10].max() > 1.0
     if set_to > plan.end:
         assert speeds[-1] == 0.0
-        assert (np.abs(np.diff(speeds)) <= 10 * np.diff(times) * 1.05 + 1e-3).all()  # braked, not cut off
+        fastest = np.argmax(np.abs(speeds))
+        assert output.times[-1] - output.times[fastest] > 0.9 * abs(speeds[fastest]) / 10  # braked, not cut off
     board.close()

@@ -11,7 +11,7 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not there")
 pytest.importorskip("pi_vla_ros.msg", reason="the messages are not built")
 
-from ros_rig import ACTIVATE, CONFIGURE, PolicyProcess, Rig, start_ros
+from ros_rig import ACTIVATE, CONFIGURE, STALL, PolicyProcess, Rig, start_ros
 
 from pi_vla_ros.cli.make_checkpoint import make_checkpoint
 from pi_vla_ros.model.geometry import tiny
@@ -58,16 +58,16 @@ def run(rig, robot_file, tmp_path_factory):
         rig.until(lambda: rig.status.joins > 20, 60.0, "20 joins")
         rig.cameras_on = False
         rig.until_state("HOLDING")
-        marks["held from"] = time.time() + 0.1
-        time.sleep(0.4)
+        time.sleep(STALL)
+        marks["held from"] = time.time()
+        rig.until_ticks(12)
         marks["held until"] = time.time()
         rig.cameras_on = True
         rig.until(lambda: rig.status.state == "RUNNING" and _moves(rig), 30.0, "motion")
         assert rig.switch("estop", True).success
-        time.sleep(0.2)
-        marks["at estop"] = len(rig.twists)
-        rig.until_ticks(10)
-        marks["long after estop"] = len(rig.twists)
+        marks["estop answered"] = time.time()
+        rig.until_ticks(20)
+        marks["estop released"] = time.time()
         rig.switch("estop", False)
         rig.until_state("STOPPED")
         rig.switch("enable", True)
@@ -75,10 +75,9 @@ def run(rig, robot_file, tmp_path_factory):
         node.process.kill()
         marks["killed"] = time.time()
         node.process.wait()
-        time.sleep(rig.robot.timing.timeout + 0.6)
-        marks["after the end"] = len(rig.twists)
-        time.sleep(0.3)
-        marks["long after the end"] = len(rig.twists)
+        time.sleep(rig.robot.timing.timeout + 2 * STALL)
+        marks["after the end"] = time.time()
+        time.sleep(2 * STALL)
     finally:
         if node.process.poll() is None:
             node.end()
@@ -121,12 +120,14 @@ def test_it_is_exactly_zero_after_the_cameras_stop(rig, run):
 
 
 def test_it_is_exactly_zero_after_an_emergency_stop_then_silent(rig, run):
-    assert run["at estop"] == run["long after estop"]
-    assert (_values(rig.twists[run["at estop"] - 1][1]) == 0).all()
+    silent = run["estop answered"] + STALL
+    assert run["estop released"] > silent + 0.2
+    assert not [t for t, _ in rig.twists if silent < t < run["estop released"]]
+    assert (_values([m for t, m in rig.twists if t <= silent][-1]) == 0).all()
 
 
 def test_the_streamer_ends_the_motion_when_the_node_is_killed_then_is_gone(rig, run):
-    assert run["after the end"] == run["long after the end"] == len(rig.twists)
+    assert rig.twists[-1][0] < run["after the end"]
     after = np.array([_values(m) for t, m in rig.twists if t > run["killed"]])
     assert np.abs(after[0]).max() > 0.005  # it was moving
     assert (after[-5:] == 0).all()  # said more than once

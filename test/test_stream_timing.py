@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from pi_vla_ros.cli.bench_control import main
-from pi_vla_ros.ros.stream_timing import PUBLISHERS, Case, measure, summary
+from pi_vla_ros.ros.stream_timing import PUBLISHERS, Case, _stolen, measure, summary
 
 pytestmark = pytest.mark.ros
 
@@ -27,13 +27,19 @@ def test_summary_by_hand():
     assert found["underway_ms"]["max"] == pytest.approx(3.0)
 
 
+def test_stolen_by_hand():
+    before = np.array([100.0, 0, 50, 800, 0, 0, 0, 10])
+    assert _stolen(before, before + np.array([20, 0, 10, 60, 0, 0, 0, 10])) == pytest.approx(0.1)
+    assert _stolen(None, before) is None and _stolen(before, before[:7]) is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("publisher", PUBLISHERS)
 def test_a_run_counts_what_was_sent(publisher):
     found = measure(Case(publisher, 50.0, loaded=True), 2.0)
     assert 10 <= found["commands"] <= 101 and found["share_of_ticks"] == found["commands"] / 100
     assert 0 < found["underway_ms"]["p50"] < 500
-    assert found["images_per_s"] > 0
+    assert found["images_per_s"] > 0 and 0 <= found["stolen"] < 1
     assert ("streamer_says_ms" in found) == (publisher == "streamer")
 
 

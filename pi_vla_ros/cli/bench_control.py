@@ -147,7 +147,8 @@ def _console() -> Console:
 
 def _stream_table(rows: list[dict]) -> Table:
     table = Table(box=SIMPLE, title="ms between two commands, where they arrive (where they are computed)")
-    for name in ("", "Hz", "by", "% of ticks", "p50", "p99", "p99.9", "max"):
+    table.caption = "stolen: share of time in which a hypervisor gave these cores to other machines"
+    for name in ("", "Hz", "by", "% of ticks", "p50", "p99", "p99.9", "max", "stolen"):
         table.add_column(name, justify="left" if name in ("", "by") else "right")
     for row in rows:
         arrived, computed = row["arrived_ms"], row["computed_ms"]
@@ -157,6 +158,7 @@ def _stream_table(rows: list[dict]) -> Table:
             row["publisher"],
             f"{100 * row['share_of_ticks']:.2f}",
             *(f"{arrived[p]:.2f} ({computed[p]:.2f})" for p in ("p50", "p99", "p99.9", "max")),
+            "-" if row["stolen"] is None else f"{100 * row['stolen']:.1f} %",
         )
     return table
 

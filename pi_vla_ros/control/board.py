@@ -18,6 +18,7 @@ import numpy as np
 from pi_vla_ros.types import Trajectory
 
 CAPACITY = 4096  # knots
+NEVER = -(2**62)  # tick: a join that is always over
 
 # The integer header, by the writer; then by the player: last generation taken / refused, commands sent / replaced.
 SEQUENCE, GENERATION, FIRST, COUNT, JOIN, CHECKSUM, PLAYING, CLOSING = range(8)
@@ -57,6 +58,12 @@ class TrajectoryBoard:
         head[CHECKSUM] = self._checksum(count)
         head[SEQUENCE] += 1
         return int(head[GENERATION])
+
+    def withdraw(self) -> None:
+        """Take the last offer back: a player that comes too late to answer refuses it, too."""
+        self._integers[SEQUENCE] += 1
+        self._integers[JOIN] = NEVER
+        self._integers[SEQUENCE] += 1
 
     def play(self, playing: bool) -> None:
         """Let the player publish, or be silent."""

@@ -11,19 +11,33 @@ from pi_vla_ros.types import Trajectory
 
 def sample(trajectory: Trajectory, time: float) -> tuple[np.ndarray, np.ndarray]:
     """Position and velocity (joints,) at `time` s: cubic Hermite between knots, at rest outside of them."""
+    state = motion(trajectory, time)
+    return state[0], state[1]
+
+
+def motion(trajectory: Trajectory, time: float) -> np.ndarray:
+    """Position, velocity and acceleration at `time` s, (3, joints)."""
     at = time / trajectory.step - trajectory.first
     last = len(trajectory.positions) - 1
-    if at <= 0:
-        return trajectory.positions[0], np.zeros_like(trajectory.positions[0])
-    if at >= last:
-        return trajectory.positions[last], np.zeros_like(trajectory.positions[0])
+    state = np.zeros((3, trajectory.positions.shape[1]))
+    if at <= 0 or at >= last:
+        state[0] = trajectory.positions[0 if at <= 0 else last]
+        return state
     k = int(at)
     s, h = at - k, trajectory.step
-    p0, p1 = trajectory.positions[k], trajectory.positions[k + 1]
-    v0, v1 = trajectory.velocities[k] * h, trajectory.velocities[k + 1] * h
-    d = p1 - p0
-    a, b = v0 + v1 - 2 * d, 3 * d - 2 * v0 - v1  # p0 + v0 s + b s² + a s³
-    return p0 + s * (v0 + s * (b + s * a)), (v0 + s * (2 * b + 3 * s * a)) / h
+    r = 1 - s
+    p0, p1 = trajectory.positions[k : k + 2]
+    np.subtract(p1, p0, out=state[0])
+    state[1:] = trajectory.velocities[k : k + 2]
+    state = np.array(  # of the way, of the velocity at its begin, of that at its end
+        [
+            [s * s * (3 - 2 * s), h * s * r * r, -h * s * s * r],
+            [6 * s * r / h, r * (1 - 3 * s), s * (3 * s - 2)],
+            [(6 - 12 * s) / (h * h), (6 * s - 4) / h, (6 * s - 2) / h],
+        ]
+    ).dot(state)
+    state[0] += p0
+    return state
 
 
 def accelerations(trajectory: Trajectory) -> tuple[np.ndarray, np.ndarray]:

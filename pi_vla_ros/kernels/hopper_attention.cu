@@ -7,6 +7,9 @@
 // turn: while one forms its softmax, the other has the tensor cores. Each keeps its own running answer of 64 × 256 in
 // registers; at the end they join them through shared memory. Chunks come as plain copies: the cache has their layout.
 // Two programs (a cluster) see the same keys: each loads half of a chunk for both, or the L2 cache would be the limit.
+//
+// A warpgroup has barriers of its own for what arrives. It does not see every round of a slot, and of a barrier that the
+// other one waits for it could not tell "my round is there" from "the round before it is not".
 
 constexpr int TILE = 8192, CHUNK = 4 * TILE, SLOTS = 5;  // slots of the ring: keys and values of a chunk take one each
 constexpr int STRIDE = 132;                              // floats of a row of the joined halves
@@ -22,7 +25,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
                  const int *lengths, int rows) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
-  const u32 queries = shared(base), ring = queries + CHUNK, full = ring + SLOTS * CHUNK, empty = full + 8 * SLOTS;
+  const u32 queries = shared(base), ring = queries + CHUNK, full = ring + SLOTS * CHUNK, empty = full + 16 * SLOTS;
   const u32 q_full = empty + 8 * SLOTS;
   float *joined = (float *)(base + CHUNK);  // [2][64][STRIDE] over the ring, when it is done with
   float2 *norms = (float2 *)(base + CHUNK + 2 * 64 * STRIDE * 4);  // [2][64]
@@ -30,7 +33,8 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   const u32 rank = cluster_rank();
   chain_start();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < SLOTS; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 2); }
+    for (int i = 0; i < 2 * SLOTS; i++) bar_init(full + 8 * i, 1);  // [2][SLOTS]
+    for (int i = 0; i < SLOTS; i++) bar_init(empty + 8 * i, 2);
     bar_init(q_full, 1);
     bar_init_done();
   }
@@ -47,10 +51,11 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
       Walk s;
       for (int i = 0; i < 2 * chunks; i++, s.next()) {
         bar_wait(empty + 8 * s.slot, s.parity ^ 1);
-        bar_expect(full + 8 * s.slot, CHUNK);
+        const u32 bar = full + 8 * ((i >> 1 & 1) * SLOTS + s.slot);
+        bar_expect(bar, CHUNK);
         const int half = rank * (CHUNK / 2);
         copy_in_all(ring + s.slot * CHUNK + half, (i & 1 ? values : keys) + (long long)(i >> 1) * CHUNK + half, CHUNK / 2,
-                    full + 8 * s.slot, 3);
+                    bar, 3);
       }
     }
     __syncwarp();
@@ -66,10 +71,15 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   for (int i = 0; i < 128; i++) o[i] = 0;
   bar_wait(q_full, 0);
   Walk s;
+  u32 parities = 0;  // a bit a slot: the next round of this warpgroup's barrier
+  auto wait_full = [&] {
+    bar_wait(full + 8 * (group * SLOTS + s.slot), parities >> s.slot & 1);
+    parities ^= 1u << s.slot;
+  };
   for (int chunk = 0; chunk < chunks; chunk++) {
     if ((chunk & 1) != group) { s.next(); s.next(); continue; }
     float score[32];
-    bar_wait(full + 8 * s.slot, s.parity);
+    wait_full();
     mma_begin();
 #pragma unroll
     for (int i = 0; i < 16; i++)
@@ -104,7 +114,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
 #pragma unroll
       for (int t = 0; t < 32; t++) { o[4 * t + 2 * h] *= shrink; o[4 * t + 2 * h + 1] *= shrink; }
     }
-    bar_wait(full + 8 * s.slot, s.parity);
+    wait_full();
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 4; k++) {

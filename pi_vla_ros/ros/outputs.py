@@ -15,6 +15,7 @@ from pi_vla_ros.ros.qos import COMMANDS
 from pi_vla_ros.ros.stream import Stream, StreamSpec
 
 ANY_TIME = 2**62  # tick: to rest at the measured state is right whenever it is heard
+UNDERWAY = 2e-3  # s that a trajectory takes to its controller
 
 
 class Outputs:
@@ -27,6 +28,8 @@ class Outputs:
             self.stream = Stream(_spec(node, robot))
         if robot.sends_trajectories:
             self._publisher = node.create_publisher(JointTrajectory, "joint_trajectory", COMMANDS)
+        # a trajectory is sent when the streamer has taken it, at its next tick, and must arrive before the plan's join
+        self._underway = UNDERWAY + (1 / robot.output.command_hz if robot.streams else 0.0)
 
     def open(self) -> None:
         self._open = True
@@ -46,7 +49,7 @@ class Outputs:
         moves = bool(plan.trajectory.velocities.any())
         # a controller holds by itself; a trajectory that only rests would end in its past and be rejected
         message = joint_trajectory(plan.trajectory, self._names) if moves and self._publisher else None
-        if moves and self._late(plan):
+        if moves and self._left(plan) <= (self._underway if message else 0.0):
             return False
         if self.stream and not self.stream.offer(plan.trajectory, plan.join if moves else ANY_TIME):
             return False
@@ -54,9 +57,9 @@ class Outputs:
             self._publisher.publish(message)
         return True
 
-    def _late(self, plan: Plan) -> bool:
-        """Making the message takes its time too."""
-        return self._node.get_clock().now().nanoseconds * 1e-9 >= plan.join * plan.trajectory.step
+    def _left(self, plan: Plan) -> float:
+        """s until the plan takes over. Asked for behind the making of the message, which takes its time too."""
+        return plan.join * plan.trajectory.step - self._node.get_clock().now().nanoseconds * 1e-9
 
     def close(self) -> None:
         self.silence()

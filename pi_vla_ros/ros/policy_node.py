@@ -40,6 +40,7 @@ from pi_vla_ros.ros.messages import action_chunk
 from pi_vla_ros.ros.outputs import Outputs
 from pi_vla_ros.ros.parameters import declare_parameters, read_parameters
 from pi_vla_ros.ros.telemetry import diagnostics_message, status_message
+from pi_vla_ros.ros.transitions import refuse_wrong_transitions
 from pi_vla_ros.types import ActionChunk
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -51,6 +52,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self):
         super().__init__("pi_vla_ros")
         declare_parameters(self)
+        refuse_wrong_transitions(self)
         self._interfaces: list = []  # what configure makes and cleanup destroys
         self._ticking: list = []
         self._policy = self._outputs = self._loop = None

@@ -101,16 +101,21 @@ class Stream:
         self._board.play(playing)
 
     def offer(self, trajectory: Trajectory, join: int) -> bool:
-        """Hand over a trajectory; False when the streamer was already past the join, or does not answer."""
+        """Hand over a trajectory; False when the streamer was already past the join, or does not answer: then the
+        offer is taken back, so that both sides mean the same motion when it wakes up."""
         generation = self._board.write(trajectory, join)
+        if not self._answered(generation):
+            self._board.withdraw()
+            self._answered(generation)  # it may have been about to take it
+        return self._board.taken == generation
+
+    def _answered(self, generation: int) -> bool:
         deadline = time.monotonic() + ANSWER
         while time.monotonic() < deadline and self.alive:
-            if self._board.taken == generation:
+            if generation in (self._board.taken, self._board.refused):
                 return True
-            if self._board.refused == generation:
-                return False
             time.sleep(0.0005)
-        return self._board.taken == generation
+        return False
 
     def close(self) -> None:
         """End the process (it brakes nothing: deactivate first) and free the memory."""

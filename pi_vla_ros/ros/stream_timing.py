@@ -20,6 +20,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import rclpy
@@ -61,7 +62,8 @@ class TimingError(RuntimeError):
 
 
 def measure(case: Case, seconds: float) -> dict:
-    """One run. Intervals in ms, where the commands were computed and where they arrived. Raises TimingError."""
+    """One run. Intervals in ms, where the commands were computed and where they arrived; `stolen`: the share of time
+    in which a hypervisor gave our cores to others, None where Linux does not tell. Raises TimingError."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     use_shared_memory_profile()
     context = multiprocessing.get_context("spawn")
@@ -71,6 +73,7 @@ def measure(case: Case, seconds: float) -> dict:
     roles = [(_listen, case.hz, seconds, heard), (_command, case, SETTLE + seconds + PATIENCE, told)]
     if case.loaded:
         roles += [(_film,)] + [(_compute,)] * (os.cpu_count() or 1)
+    before = _processor_times()
     with _running(context, namespace, stop, roles):
         try:
             commands, refused = heard.get(timeout=PATIENCE + SETTLE + seconds)
@@ -78,7 +81,23 @@ def measure(case: Case, seconds: float) -> dict:
             of_node = told.get(timeout=PATIENCE)
         except queue.Empty as error:
             raise TimingError(f"no command at {case.hz:g} Hz arrived; what went wrong stands above") from error
-    return summary(commands[:, 0], commands[:, 1], case.hz, seconds) | of_node | {"not_allowed": refused}
+    said = {"not_allowed": refused, "stolen": _stolen(before, _processor_times())}
+    return summary(commands[:, 0], commands[:, 1], case.hz, seconds) | of_node | said
+
+
+def _processor_times() -> np.ndarray | None:
+    """Of all cores, in ticks: user, nice, system, idle, iowait, irq, softirq, steal (proc_stat(5))."""
+    try:
+        return np.array(Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9], dtype=float)
+    except OSError:
+        return None
+
+
+def _stolen(before: np.ndarray | None, after: np.ndarray | None) -> float | None:
+    if before is None or after is None or len(after) < 8:
+        return None
+    passed = after - before
+    return float(passed[7] / passed.sum()) if passed.sum() else 0.0
 
 
 def summary(computed: np.ndarray, arrived: np.ndarray, hz: float, seconds: float) -> dict:

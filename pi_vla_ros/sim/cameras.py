@@ -131,6 +131,8 @@ class Cameras:
         last, stamp = self._last.get(slot), state.stamp
         if last is not None and wrong("repeat"):
             stamp, pixels = last.stamp, last.pixels
+        elif last is not None and stamp == last.stamp:
+            return  # the arm's loop was held up: there is nothing new to see, and no camera gives one stamp twice
         elif last is not None and wrong("freeze"):
             pixels = last.pixels
         else:
