@@ -20,11 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-<<<<<<< HEAD
 from pi_vla_ros.kernels import cuda, flow_clusters, flow_loop, hopper_attention, hopper_linear
-=======
-from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear
->>>>>>> origin/main
 
 HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")
@@ -71,11 +67,7 @@ def multiplying(wrapper: str) -> str:
 def source_of(name: str, defines: dict[str, int], mmas: Sequence[str], folder: Path) -> str:
     """What g++ compiles; `folder` holds `name`.cu."""
     text = (
-<<<<<<< HEAD
         re.sub(r"extern __shared__ .*?char raw\[\];", "char *raw = me->program->memory;", (folder / f"{name}.cu").read_text())
-=======
-        (folder / f"{name}.cu").read_text().replace("extern __shared__ char raw[];", "char *raw = me->program->memory;")
->>>>>>> origin/main
     )
     return "".join([
         *(f'#include "{HERE / header}"\n' for header in ("machine.h", "hopper.h")),
@@ -149,12 +141,8 @@ def with_cpu(monkeypatch, seed: int = 0) -> None:
     def kernel(name: str, defines: tuple, mmas: tuple) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
-<<<<<<< HEAD
     for module in (flow_loop, flow_clusters):
         monkeypatch.setattr(module, "Kernel", functools.partial(Kernel, seed=seed))
-=======
-    monkeypatch.setattr(flow_loop, "Kernel", functools.partial(Kernel, seed=seed))
->>>>>>> origin/main
     for module in (hopper_linear, hopper_attention):
         monkeypatch.setattr(module, "kernel", kernel)
         monkeypatch.setattr(module, "tensor_map", tensor_map)

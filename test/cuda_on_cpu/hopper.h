@@ -79,15 +79,12 @@ inline void count_up(u32 *counter) { ++*counter; }
 
 inline u32 cluster_rank() { return me->program->index % machine::per_cluster; }
 inline u32 address_in(u32 address, u32 rank) { return (address & 0xffffff) | (rank + 1) << 24; }
-<<<<<<< HEAD
 inline void store_in(u32 to, uint4 v, u32 bar, Here h = Here::current()) {
   machine::ask(machine::owner(to), {machine::offset(to, 16), 16, machine::offset(bar, 8), {v.x, v.y, v.z, v.w}, 0}, h);
 }
 inline void store_in(u32 to, uint2 v, u32 bar, Here h = Here::current()) {
   machine::ask(machine::owner(to), {machine::offset(to, 8), 8, machine::offset(bar, 8), {v.x, v.y}, 0}, h);
 }
-=======
->>>>>>> origin/main
 inline void cluster_meet(Here h = Here::current()) { machine::meet_at(me->program->cluster->meeting, me->program->cluster->live, h); }
 
 // --- hopper.cuh: copies ---------------------------------------------------------------------------------------------
@@ -113,10 +110,7 @@ inline void tile_in(u32 to, const void *map, int column, int row, u32 bar, Here 
   tile_in_all(to, map, column, row, bar, 0, h);
 }
 inline void map_in(const void *) {}
-<<<<<<< HEAD
 inline void ahead(const void *, u32) {}
-=======
->>>>>>> origin/main
 inline void fence_global() {}
 inline void fence_shared() {}
 inline void chain_start() {}
@@ -124,10 +118,7 @@ inline void chain_wait() {}
 
 // --- hopper.cuh: tensor cores and numbers ---------------------------------------------------------------------------
 
-<<<<<<< HEAD
 inline int afresh(int v) { return v; }
-=======
->>>>>>> origin/main
 inline void mma_begin() { me->fenced = true; }
 inline void mma_commit() { machine::commit(); }
 template <int N> void mma_wait(Here h = Here::current()) { machine::wait_products(N, h); }
