@@ -674,7 +674,7 @@ flow_clusters(const Params *params, float *x_t, const int *lengths, char *keys, 
         row_scales(squares);
         consumers_sync();
         MARK(20)
-        if (tid < 8) bar_arrive_in(address_in(others_free, tid));  // all of this program's activations are used
+        if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));  // all of this program's activations are used
         const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
