@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -18,10 +20,14 @@ from pi_vla_ros.kernels.flow_clusters import FlowClusters, packed_layer
 slow = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(autouse=True)
-def clusters(monkeypatch):
+@pytest.fixture(
+    autouse=True,
+    params=[{}, pytest.param({"by_head": True}, marks=slow), pytest.param({"multicast": False}, marks=slow)],
+    ids=str,
+)
+def clusters(monkeypatch, request):
     torch.manual_seed(0)
-    monkeypatch.setattr(stages, "FlowLoop", FlowClusters)
+    monkeypatch.setattr(stages, "FlowLoop", functools.partial(FlowClusters, **request.param))
 
 
 CASES = [
@@ -52,9 +58,9 @@ def test_flow(monkeypatch, name, chunk, length, steps, layers, guided, seed):
 @pytest.mark.parametrize("name", ["pi05", "pi0"])
 @torch.inference_mode()
 def test_every_order(monkeypatch, name):
-    """Whoever comes first: the same bits."""
+    """Whoever comes first, and with one slow program in each cluster (seeds from 100 on): the same bits."""
     flow, runs = Flow(monkeypatch, name, 10, 600, 2, 2), []
-    for seed in range(6):
+    for seed in (*range(6), 100, 103, 107):
         with_cpu(monkeypatch, seed)
         runs.append(flow.run())
     assert all(torch.equal(r, runs[0]) for r in runs)
