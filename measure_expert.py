@@ -254,9 +254,9 @@ def main() -> None:
         for _ in KERNELS:
             begin = time.time()
             try:
-                done = subprocess.run([sys.executable, __file__, "one", name], timeout=240, cwd=HERE, env={**os.environ, "SKIP": ";".join(skip)})
+                done = subprocess.run([sys.executable, __file__, "one", name], timeout=290, cwd=HERE, env={**os.environ, "SKIP": ";".join(skip)})
             except subprocess.TimeoutExpired:
-                tell(model=name, error="took more than 240 s")
+                tell(model=name, error="took more than 290 s")
                 break
             tell(model=name, exit=done.returncode, seconds=round(time.time() - begin, 1))
             if done.returncode < HANGS:
