@@ -178,7 +178,7 @@ def one(name: str, only: str | None) -> None:
             row = {"case": f"{name}, {label}", "kernel": key, "clusters_kept": kept}
             for asked in (False, True):
                 run, event = of(loop, asked), torch.cuda.Event()
-                for t in loop._keep[depth + 1 : depth + 6]:  # h, q, att, act, mixed: NaN, a run writes before it reads
+                for t in loop._keep[depth + 1 : depth + 5]:  # h, q, att, act: NaN, a run writes before it reads
                     t.fill_(float("nan"))
                 run()
                 event.record()
