@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from pi_vla_ros.engine.fused.weights import GemmaLayer, Turn
 from pi_vla_ros.kernels import flow_loop
-from pi_vla_ros.kernels.flow_loop import CTAS, QKV_CTAS, QKV_ROWS, by_program, packed_layer, tiles
+from pi_vla_ros.kernels.flow_loop import CTAS, QKV_ROWS, by_depth, packed_layer, tiles
 
 
 def test_tiles_are_swizzled():
@@ -25,38 +25,56 @@ def test_tiles_are_swizzled():
         assert t[n // 64, k // 64, row, ((column // 8) ^ (row % 8)) * 8 + column % 8] == w[n, k]
 
 
-def test_programs_get_their_piece_of_the_inner_axis():
-    t = tiles(torch.randn(1024, 2048), 64)  # 16 columns of tiles, 32 deep
-    mine = by_program(t, 8).view(8, 16, 4, 64, 64)
-    assert torch.equal(mine[3, 5, 2], t[5, 4 * 3 + 2])
+def rows_of(tile: torch.Tensor) -> list[int]:
+    """First column of an unpacked tile of 72 rows: what `numbered` weights say of their rows."""
+    return tile.view(72, 8, 8)[torch.arange(72), torch.arange(72) % 8, 0].int().tolist()
+
+
+def numbered(rows: int, columns: int) -> torch.Tensor:
+    """Row r says r + 1: zeros are what fills the last tiles up."""
+    return torch.arange(1.0, rows + 1)[:, None].expand(rows, columns)
+
+
+def test_a_cluster_has_its_columns_and_a_program_its_eighth_of_the_depth():
+    w = torch.randn(1024, 2048)
+    mine = by_depth(w).view(15, 8, 4, 72, 64)
+    plain = w[3 * 72 : 4 * 72, (5 * 4 + 2) * 64 :][:, :64]
+    assert torch.equal(mine[3, 5, 2].flatten().sort()[0], plain.flatten().sort()[0])
+    rows = rows_of(by_depth(numbered(1024, 2048)).view(15, 8, 4, 72, 64)[3, 5, 2])
+    for i in range(4):  # a thread that holds rows 2 q, 2 q + 1 of every 8 has 4 neighbours of 16
+        for quad in range(4):
+            got = [rows[16 * i + 8 * block + 2 * quad + j] for block in range(2) for j in range(2)]
+            assert got == [3 * 72 + 16 * i + 4 * quad + n + 1 for n in range(4)]
+    assert rows[64:] == [3 * 72 + 64 + n + 1 for n in range(8)]
+    last = rows_of(by_depth(numbered(1024, 2048)).view(15, 8, 4, 72, 64)[14, 0, 0])
+    assert sorted(r for r in last if r) == list(range(14 * 72 + 1, 1025)) and last.count(0) == 15 * 72 - 1024
 
 
 def test_a_layer_holds_every_weight_once():
     sizes = (2560, 1024), (1024, 2048), (8192, 1024), (1024, 4096)
-    count = sum(a * b for a, b in sizes)
     layer = packed_layer(*(torch.ones(s) for s in sizes))
-    padding = (QKV_CTAS * QKV_ROWS - 2560) * 1024
-    assert layer.sum() == count
-    assert layer.numel() == count + padding + (CTAS - QKV_CTAS) * QKV_ROWS * 1024
+    assert layer.shape == (CTAS, 8 * 2 * QKV_ROWS * 64 + (4 + 16 + 8) * 72 * 64)
+    assert layer.sum() == sum(a * b for a, b in sizes)
 
 
 def test_gate_and_up_of_four_neighbours_meet_in_one_thread():
-    up = torch.arange(8192.0)[:, None].expand(8192, 1024)  # row r says r: gate of column r / 2 if even, else its up
     zero = torch.zeros(2560, 1024), torch.zeros(1024, 2048), torch.zeros(1024, 4096)
-    layer = packed_layer(zero[0], zero[1], up, zero[2])
-    first = 8 * 2 * QKV_ROWS * 128 // 2 + 4 * 4096  # elements of QKV and output tiles before
-    tile = layer[7, first : first + 4096].view(64, 64)[:, 0]
+    layer = packed_layer(
+        zero[0], zero[1], numbered(8192, 1024), zero[2]
+    )  # gate of column r / 2 if r is even, else its up
+    first = 8 * 2 * QKV_ROWS * 64 + 4 * 72 * 64  # elements of QKV and output tiles before
+    cluster, rank = 2, 7
+    rows = rows_of(layer[8 * cluster + rank, first : first + 72 * 64])
     for group in range(2):
         for quad in range(4):
-            for t in range(4):
-                column = 7 * 32 + group * 16 + quad * 4 + t
-                row = group * 32 + t * 8 + quad * 2
-                assert tile[row] == 2 * column and tile[row + 1] == 2 * column + 1
+            for n in range(4):
+                row, column = 32 * group + 8 * n + 2 * quad, rank * 512 + cluster * 36 + 16 * group + 4 * quad + n
+                assert rows[row : row + 2] == [2 * column + 1, 2 * column + 2]
 
 
 def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):
     """`struct Params` of flow_loop.cu, name by name, against the addresses that FlowLoop writes."""
-    monkeypatch.setattr(flow_loop, "Kernel", lambda *_: None)
+    monkeypatch.setattr(flow_loop, "kernel", lambda *_: None)
     layer = GemmaLayer(*(torch.zeros(s) for s in ((2560, 1024), (1024, 2048), (8192, 1024), (1024, 4096))))
     enter, leave = (torch.ones(1024, 32), torch.ones(1024)), (torch.ones(32, 1024), torch.ones(32))
     turns = [Turn(None, enter), Turn(leave, enter), Turn(leave, None)]
@@ -74,8 +92,7 @@ def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):
     assert (at["chunks"], at["steps"], at["tokens"]) == (2, 2, 51)
     held = {t.data_ptr(): t for t in loop._keep}
     shapes = {"h": 16 * 7 * 512, "q": 32 * 7 * 512, "att": 32 * 7 * 512, "act": 64 * 7 * 512, "mixed": 16 * 7 * 512,
-              "part": 8 * 2 * 64 * 256, "ml": 8 * 2 * 64 * 2, "opart": 128 * 64 * 64, "dpart": 128 * 64 * 64,
-              "ss": 64 * 128, "xg": 64 * 1024, "leave_w": 2 * 32 * 1024, "leave_b": 64, "enter_w": 32 * 1024,
+              "ss": 64 * 16, "xg": 64 * 1024, "leave_w": 2 * 32 * 1024, "leave_b": 64, "enter_w": 32 * 1024,
               "enter_b": 2 * 1024, "strength": 2}  # fmt: skip
     assert {n: held[at[n]].numel() for n in shapes} == shapes
     assert held[at["strength"]].tolist() == [

@@ -69,6 +69,15 @@ class Kernel:
                          ctypes.pointer(attribute), 1)  # fmt: skip
         _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._kernel.func, places, None))
 
+    def clusters(self, size: int, threads: int) -> int:
+        """How many clusters of `size` programs this GPU holds at once: parts of the chip that make them up differ."""
+        attribute, count = _Attribute(id=4), ctypes.c_int()  # cluster dimension
+        for i, n in enumerate((size, 1, 1)):
+            ctypes.c_uint.from_buffer(attribute, _Attribute.value.offset + 4 * i).value = n
+        config = _Config(size, 1, 1, threads, 1, 1, self._shared, None, ctypes.pointer(attribute), 1)
+        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(count), self._kernel.func, ctypes.byref(config)))
+        return count.value
+
 
 @functools.cache
 def kernel(name: str, defines: tuple[tuple[str, int], ...], mmas: tuple[str, ...], shared: int = SHARED) -> Kernel:

@@ -1,52 +1,79 @@
 // Copyright 2026 pi_vla_ros maintainers
 // SPDX-License-Identifier: Apache-2.0
 //
-// The whole flow loop of the action expert as one resident kernel (sm_90a): see flow_loop.py for what it equals and for
-// the layouts. 128 programs of two consumer warpgroups and two loading warps stay on the chip from noise to actions.
+// The whole flow loop of the action expert as one resident kernel (sm_90a): see flow_loop.py for what it equals and
+// for the layouts, docs/engine/flow_loop.md for why. 15 clusters of 8 programs of two consumer warpgroups and two
+// loading warps stay on the chip from noise to actions.
 //
 // Why one kernel: the work of a layer is 35 MB of weights for 50 rows. As separate launches each product first waits
 // for its predecessor and then for its weights. Here the weights of a program are one endless stream that depends on
 // nothing: a loading warp keeps a ring of them full while the consumers wait for each other's activations.
 //
-// Activations travel through the L2 cache as the tiles that the tensor cores read (hopper.cuh), so a load is a plain copy.
+// Why clusters: products with a long inner axis (out, down) give each of the 8 programs of a cluster an eighth of it, and
+// all keys of a head are seen by one cluster. So partial results travel from shared memory to shared memory (`store_in`),
+// 8 rows to each program, which finishes them. Activations travel between clusters, through the L2 cache, as the tiles that
+// the tensor cores read (hopper.cuh), so a load is a plain copy.
 //
-// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots).
+// A program writes into another's memory only where that one reads nothing any more. What says so: where not all programs
+// of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
+//
+// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), MULTICAST (the tiles that all programs read are
+// loaded once a cluster), BY_HEAD (a head's cluster waits for those who write its queries, not for all), TIMES (clock ticks of the phases are written).
 
-constexpr int CTAS = 128, WIDTH = 1024, SPLITS = 16;
+constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
-constexpr int SLOT = 8192;                    // bytes of a weight tile: 64 rows, 64 deep
-constexpr int QKV_CTAS = 107, QKV_ROWS = 24;  // 107 · 24 ≥ 2560
+constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024; a program's packed rows of gate and up
+constexpr int TILE = COLUMNS * 128;           // bytes of a weight tile: 72 rows, 64 deep
+constexpr int SLOT = TILE, KEYS = 8192;       // of the ring; bytes of 64 positions, 64 of D
+constexpr int QKV_ROWS = 24;                  // 120 · 24 ≥ 2560
+constexpr int KEYS_FIRST = 2048 / QKV_ROWS, KEYS_CTAS = (2560 + QKV_ROWS - 1) / QKV_ROWS - KEYS_FIRST;  // who writes keys, values
 constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
-constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * SLOT;
+constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
 constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
 constexpr int R_STRIDE = 72;                  // floats; keeps accumulator stores free of bank conflicts
 constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
+// Places in the activations' memory while a phase uses less than all of it.
+constexpr int ANSWERS = 4 * BLOCK;            // behind the queries: [8 programs][8 rows][256] bf16
+constexpr int ANSWERS_BYTES = 8 * 8 * 512;
+constexpr int PARTS = ANSWERS + ANSWERS_BYTES;  // behind 8 blocks: [8 programs][8 rows][72] fp32
+constexpr int PARTS_BYTES = 8 * 8 * COLUMNS * 4;
+constexpr int WEIGHTS = PARTS + PARTS_BYTES;  // of the keys: two tiles [64 rows, 64 keys]
+static_assert(PARTS >= 8 * BLOCK + (GROUPS < 8 ? 1024 : 0) && WEIGHTS % 1024 == 0 && WEIGHTS + 2 * KEYS <= 16 * BLOCK);
 
 struct Params {
   const char *weights[LAYERS], *mix;
   char *h, *q, *att, *act, *mixed;
-  float *part, *ml, *opart, *dpart, *ss, *xg;
+  float *ss, *xg;
   const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
   u32 *counters;
-  long long chunks, steps, tokens;
+  long long *times, chunks, steps, tokens;
 };
 
-enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_PART, C_ATT = C_PART + 8, C_ACT = C_ATT + 8, C_OP = C_ACT + 8,
-       C_DP = C_OP + 16, C_MP = C_DP + 16 };
+static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + 8) * 8 + TIMES * 27 * 8 <= 232448);
+
+enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8, C_HEAD = C_ACT + 8 };  // C_HEAD + 8: keys and values
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void consumers_sync() { meet<1, 256>(); }
 
 // All consumers: what they wrote is there for whoever sees the counter.
-__device__ __forceinline__ void publish(u32 *counter, bool for_copies = true) {
-  if (for_copies) fence_global();  // readers that use the copy engine need it
+__device__ __forceinline__ void publish(u32 *counter) {
+  fence_global();  // readers use the copy engine
   consumers_sync();
   if (threadIdx.x == 0) count_up(counter);
 }
 __device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
   if (threadIdx.x == 0) wait_for(counter, target);
   consumers_sync();
+}
+// Four words of each of four neighbouring lanes: afterwards lane q has word q of all four, in their order.
+__device__ __forceinline__ void transpose(u32 (&w)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+  u32 a = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1), b = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
+  if (odd) { w[0] = a; w[2] = b; } else { w[1] = a; w[3] = b; }
+  a = __shfl_xor_sync(~0u, high ? w[0] : w[2], 2), b = __shfl_xor_sync(~0u, high ? w[1] : w[3], 2);
+  if (high) { w[0] = a; w[1] = b; } else { w[2] = a; w[3] = b; }
 }
 
 // --- the kernel -------------------------------------------------------------------------------------------------
@@ -57,23 +84,35 @@ struct Ring {  // where a warp is in the endless stream of slots
   __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
 };
 
-extern "C" __global__ void __launch_bounds__(384, 1)
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(384, 1)
 flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
-          const float *target, const float *weights, const float *most) {  // guidance: [H, 32], [H], [1], or nothing
-  extern __shared__ char raw[];
-  char *base = (char *)(((u64)raw + 1023) & ~1023ull);
-  char *a_tile = base;                 // activations of the phase; once they are used, partial results
-  char *ring = base + A_BYTES;
+              const float *target, const float *weights, const float *most) {  // guidance: [H, 32], [H], [1], or nothing
+  extern __shared__ __align__(1024) char raw[];
+  char *a_tile = raw;                  // activations of the phase, and the places above
+  char *ring = raw + A_BYTES;
   float *rs = (float *)(ring + RING * SLOT);  // [64] of the rows
   float *moved = rs + 64;                     // [32] this program's row of x_t
   float *small = moved + 32;                  // [64] scratch of a turn
-  Params &p = *(Params *)(small + 64);        // re-read where it is needed: registers are for accumulators
-  u64 *bars = (u64 *)(&p + 1);            // full[RING], empty[RING], a_full[4], a_empty
+  float *tops = small + 64;                   // [2][64] largest scores of the rows, of each warpgroup's keys
+  float2 *seen = (float2 *)(tops + 128);      // [8 programs][2][8 rows] largest score, sum of weights
+  Params &p = *(Params *)(seen + 128);        // re-read where it is needed: registers are for accumulators
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[4], a_empty, parts_full, others_free, answers_full
   const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
+  const u32 parts_full = a_empty + 8, others_free = parts_full + 8, answers_full = others_free + 8;
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
+#if TIMES
+  constexpr int PHASES = 27;
+  long long *spent = (long long *)(bars + 2 * RING + 8), last = clock64();
+  if (tid < PHASES) spent[tid] = 0;
+#define MARK(i) if (tid == 0) { const long long now = clock64(); spent[i] += now - last; last = now; }
+#define MARK_WAIT(i) { bar_wait(a_full, a_parity); MARK(i) }
+#else
+#define MARK(i)
+#define MARK_WAIT(i)
+#endif
   for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   __syncthreads();
-  const int piece = cta >> 4, column = cta & 15;  // of the inner axis and of the 64-column tiles; head and its split
+  const int cluster = cta >> 3, rank = cta & 7;  // 72 columns, or a head; an eighth of the inner axis, or every 8th chunk
   const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
   const int start = uniform(lengths[0]), total = start + T, chunks = (total + 63) / 64;
   u32 *const count = p.counters;
@@ -83,9 +122,13 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
     for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
     bar_init(a_empty, 8);
+    bar_init(parts_full, 1);
+    bar_init(others_free, 8);
+    bar_init(answers_full, 1);
     bar_init_done();
   }
   __syncthreads();
+  cluster_meet();
 
   if (warp >= 8) {
   fewer_registers<40>();
@@ -99,21 +142,28 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       r.next();
     };
     for (int step = 0, L = 0; step < steps; step++) {
-      if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * SLOT, SLOT);
+      if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * TILE, TILE);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
         const char *w = p.weights[layer] + (long long)cta * LAYER_BYTES;
-        if (cta < QKV_CTAS) for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
+        for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
         w += 8 * QKV_SLOT;
-        for (int chunk = column; chunk * 64 < total; chunk += SPLITS) {
-          if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
-            wait_for(COUNTER(C_QKV), QKV_CTAS * (L + 1));
-            fence_global();
+        if (cluster < HEADS)
+          for (int first = rank; first < chunks; first += 16) {  // keys of one or two chunks, then their values
+            const int both = first + 8 < chunks ? 16 : 8;
+            for (int chunk = first; chunk < first + both; chunk += 8)  // they come when keys have made room
+              if (chunk * 64 + 64 <= start) into_l2(values + (long long)(layer * layer_chunks + chunk) * CHUNK, CHUNK);
+            for (int part = 0; part < 2; part++)
+              for (int chunk = first; chunk < first + both; chunk += 8) {
+                if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
+                  if (BY_HEAD) wait_for(COUNTER(C_HEAD + 8), KEYS_CTAS * (L + 1));
+                  else wait_for(COUNTER(C_QKV), CTAS * (L + 1));
+                  fence_global();
+                }
+                const char *from = (part ? values : keys) + (long long)(layer * layer_chunks + chunk) * CHUNK;
+                for (int i = 0; i < 4; i++) put(from + i * KEYS, KEYS);
+              }
           }
-          const long long offset = (long long)(layer * layer_chunks + chunk) * CHUNK;
-          for (int i = 0; i < 4; i++) put(keys + offset + i * SLOT, SLOT);
-          for (int i = 0; i < 4; i++) put(values + offset + i * SLOT, SLOT);
-        }
-        for (int i = 0; i < 28; i++) put(w + i * SLOT, SLOT);
+        for (int i = 0; i < 28; i++) put(w + i * TILE, TILE);
       }
     }
     }
@@ -128,25 +178,32 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       parity ^= 1;
       fence_global();
       const int parts = blocks < 4 ? blocks : 4, bytes = blocks / parts * BLOCK;
+      for (int i = parts; i < 4; i++) bar_arrive(a_full + 8 * i);
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        if (i >= parts) { bar_arrive(a_full + 8 * i); continue; }
+        if (i >= parts) continue;
         bar_expect(a_full + 8 * i, bytes);
-        copy_in(shared(a_tile + i * bytes), from + i * bytes, bytes, a_full + 8 * i);
+        if (MULTICAST && blocks == 16) {  // an eighth for all; the counter says that nobody reads his old ones any more
+          if (i == rank >> 1)
+            copy_in_all(shared(a_tile + rank * 2 * BLOCK), from + rank * 2 * BLOCK, 2 * BLOCK, a_full + 8 * i, 255);
+        } else {
+          copy_in(shared(a_tile + i * bytes), from + i * bytes, bytes, a_full + 8 * i);
+        }
       }
     };
     for (int step = 0, L = 0; step < steps; step++) {
-      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + piece * 2 * BLOCK, 2);
+      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
-        if (cta < QKV_CTAS) {
-          if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
-          else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
-          else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
+        if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
+        else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
+        else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
+        if (cluster < HEADS) {
+          const int writers = (cluster * 256 + 255) / QKV_ROWS - cluster * 256 / QKV_ROWS + 1;
+          load(COUNTER(BY_HEAD ? C_HEAD + cluster : C_QKV), (BY_HEAD ? writers : CTAS) * (L + 1), p.q + cluster * 4 * BLOCK, 4);
         }
-        load(COUNTER(C_QKV), QKV_CTAS * (L + 1), p.q + piece * 4 * BLOCK, 4);
-        load(COUNTER(C_ATT + piece), SPLITS * (L + 1), p.att + piece * 4 * BLOCK, 4);
+        load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4);
         load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
-        load(COUNTER(C_ACT + piece), 16 * (L + 1), p.act + piece * 8 * BLOCK, 8);
+        load(COUNTER(C_ACT + rank), CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8);
       }
     }
     }
@@ -154,22 +211,30 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
   } else {
   more_registers<232>();
-  // ---- consumers: two warpgroups that share every product, tile by tile in turn
+  // ---- consumers: two warpgroups that share every product
   const int group = uniform(warp >> 2);
   const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on
   const u32 a_at = shared(a_tile), ring_at = shared(ring);
   float *const R = (float *)a_tile;  // [2][64][R_STRIDE] fp32 partial results, one per warpgroup
   Ring r;
   u32 a_parity = 0;
-  float4 x = {0, 0, 0, 0};  // the residual stream: this program owns 8 columns, a thread 4 of them in one row
-  const int x_row = tid >> 1, x_half = tid & 1, x_col = column * 64 + piece * 8 + x_half * 4;
-  const bool owner = x_row < T;
+  // This program finishes 8 rows, a warp one of them. The residual stream of its cluster's columns stays in registers.
+  const int own_rows = uniform(T <= rank * 8 ? 0 : T >= rank * 8 + 8 ? 8 : T - rank * 8), all_rows = T;
+  const int x_row = rank * 8 + warp, x_col = cluster * COLUMNS + lane * 4;
+  const bool owner = warp < own_rows && lane < COLUMNS / 4 && x_col < WIDTH;
+  float4 x = {0, 0, 0, 0};
 
   auto a_done = [&] { fence_shared(); __syncwarp(); if (lane == 0) bar_arrive(a_empty); a_parity ^= 1; };
   auto release = [&](int slot) { if (lane == 0) bar_arrive(empty + 8 * slot); };
+  auto pass = [&](int n) {  // slots of the other warpgroup: given back when they have arrived (an earlier word would be
+    for (int i = 0; i < n; i++, r.next()) {  // counted for the round before)
+      bar_wait(full + 8 * r.slot, r.parity);
+      __syncwarp();
+      release(r.slot);
+    }
+  };
 
-  // The warpgroups take the slots of a stream in turn. This one's of the next two; the other's is given back when it
-  // has arrived (an earlier word would be counted for the round before).
+  // The warpgroups take the slots of a stream in turn: this one's of the next two.
   auto next_own = [&] {
     Ring even = r;
     r.next();
@@ -177,20 +242,22 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     r.next();
     const Ring own = group ? odd : even, other = group ? even : odd;
     bar_wait(full + 8 * other.slot, other.parity);
+    __syncwarp();
     release(other.slot);
     bar_wait(full + 8 * own.slot, own.parity);
     return own.slot;
   };
-  // d = A[:, 64 · tiles] @ tilesᵀ, this warpgroup's half of the columns; `per_quarter` tiles of A arrive together.
-  auto product = [&](float (&d)[16], int tiles, int per_quarter) {
+  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other; `per_quarter` tiles of A arrive
+  // together.
+  auto product = [&](float (&d)[20], int tiles, int per_quarter) {
     int before = -1;
     for (int i = 0; i < tiles; i++, r.next()) {
       bar_wait(a_full + 8 * (i / per_quarter), a_parity);
       bar_wait(full + 8 * r.slot, r.parity);
-      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * (SLOT / 2));
+      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * 4096);
       mma_begin();
 #pragma unroll
-      for (int k = 0; k < 4; k++) mma32(d, a + 2 * k, b + 2 * k, i | k);
+      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, i | k);
       mma_commit();
       if (before >= 0) { mma_wait<1>(); release(before); }
       before = r.slot;
@@ -199,64 +266,76 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     release(before);
     a_done();
   };
-  // 1 / root mean square of every row, from the 128 programs' sums of squares
+  // 1 / root mean square of every row, from the clusters' sums of squares: 8 rows a warp, 4 lanes a row.
   // Asked for when the activations are there, used behind the product: the trip to the L2 cache costs nothing.
-  auto row_squares = [&](float4 (&v)[8]) {
+  auto row_squares = [&] {
     bar_wait(a_full, a_parity);
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = load4(p.ss + (warp * 8 + i) * 128 + lane * 4);
+    return load4(p.ss + (warp * 8 + (lane >> 2)) * 16 + (lane & 3) * 4);
   };
-  auto row_scales = [&](const float4 (&v)[8]) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float s = v[i].x + v[i].y + v[i].z + v[i].w;
-#pragma unroll
-      for (int o = 16; o; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
-      if (lane == 0) rs[warp * 8 + i] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
-    }
+  auto row_scales = [&](const float4 &v) {
+    float s = v.x + v.y + v.z + v.w;
+    s += __shfl_xor_sync(~0u, s, 1);
+    s += __shfl_xor_sync(~0u, s, 2);
+    if ((lane & 3) == 0) rs[warp * 8 + (lane >> 2)] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
   };
-  // The end of a sub-block: this program's 64 × 64 partial result out, the group's 8 partial results of its own
-  // columns in, residual, input of the next norm and its sums of squares out.
-  auto end_block = [&](const float (&d)[16], float *parts, u32 *counter, u32 target, const float *gate,
-                       const float *scale, u32 *done) {
-    float4 g = {1, 1, 1, 1}, s = {0, 0, 0, 0};  // asked for early
-    if (gate) { g = load4(gate + x_col); s = load4(scale + x_col); }
-    float *to = parts + ((column * 8 + piece) * 64 + acc_row) * 64 + group * 32 + acc_col;
+  // Gate of a sub-block or scale of the next norm, asked for before the product.
+  auto modulation = [&](const float *of, float otherwise) {
+    return of && owner ? load4(of + x_col) : make_float4(otherwise, otherwise, otherwise, otherwise);
+  };
+  // The end of a sub-block: this program's part of 72 columns to those who finish the rows, the 8 parts of its own rows
+  // in, residual, input of the next norm and its sums of squares out.
+  auto end_block = [&](const float (&d)[20], const float4 &g, const float4 &s, u32 *done, u32 parity, int phase) {
+    const int T = afresh(all_rows), rows = afresh(own_rows);
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      if (acc_row + 8 * half < T)
+      if (acc_row + 8 * half < T) {
+        const u32 whose = (warp & 3) * 2 + half, bar = address_in(parts_full, whose);
+        const u32 to = address_in(a_at + PARTS + ((rank * 8 + (lane >> 2)) * COLUMNS + group * 32) * 4, whose);
 #pragma unroll
-        for (int t = 0; t < 4; t++)
-          *(float2 *)(to + half * 8 * 64 + t * 8) = make_float2(d[4 * t + 2 * half], d[4 * t + 2 * half + 1]);
-    publish(counter, false);
-    consumers_wait(counter, target);
+        for (int i = 0; i < 2; i++)  // columns are packed so that a thread has 4 neighbours of every 16
+          store_in(to + (i * 16 + (lane & 3) * 4) * 4, make_float4(d[8 * i + 2 * half], d[8 * i + 2 * half + 1],
+                   d[8 * i + 4 + 2 * half], d[8 * i + 5 + 2 * half]), bar);
+        if (group) store_in(to + (32 + acc_col) * 4, make_float2(d[16 + 2 * half], d[17 + 2 * half]), bar);
+      }
+    MARK(phase)
+    if (rows) {
+      if (tid == 0) bar_expect(parts_full, rows * 8 * COLUMNS * 4);
+      bar_wait(parts_full, parity & 1);
+    }
+    MARK(phase + 1)
+    float square = 0;
     if (owner) {
-      float4 sum = {0, 0, 0, 0}, v[8];
+      const float *part = (float *)(a_tile + PARTS) + warp * COLUMNS + lane * 4;
+      float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int i = 0; i < 8; i++) v[i] = load4(parts + ((column * 8 + i) * 64 + x_row) * 64 + piece * 8 + x_half * 4);
-#pragma unroll
-      for (int i = 0; i < 8; i++) { sum.x += v[i].x; sum.y += v[i].y; sum.z += v[i].z; sum.w += v[i].w; }
+      for (int i = 0; i < 8; i++) {
+        const float4 v = *(float4 *)(part + i * 8 * COLUMNS);
+        sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
+      }
       x.x += sum.x * g.x; x.y += sum.y * g.y; x.z += sum.z * g.z; x.w += sum.w * g.w;
-      uint2 out = {pack(x.x * (1.f + s.x), x.y * (1.f + s.y)), pack(x.z * (1.f + s.z), x.w * (1.f + s.w))};
-      *(uint2 *)(p.h + column * BLOCK + at(x_row, piece) + x_half * 8) = out;
-      float square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-      square += __shfl_xor_sync(__activemask(), square, 1);
-      if (x_half == 0) p.ss[x_row * 128 + cta] = square;
+      const uint2 out = {pack(x.x * (1.f + s.x), x.y * (1.f + s.y)), pack(x.z * (1.f + s.z), x.w * (1.f + s.w))};
+      *(uint2 *)(p.h + (x_col >> 6) * BLOCK + at(x_row, (x_col & 63) >> 3) + (x_col & 4) * 2) = out;
+      square = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    }
+    if (warp < rows) {
+#pragma unroll
+      for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
+      if (lane == 0) p.ss[x_row * 16 + cluster] = square;
     }
     publish(done);
+    MARK(phase + 2)
   };
 
   // One action's row between two steps: velocity out, x_t moved, token in.
   auto turn = [&](int step) {
-    const int row = cta + STATE;
+    const int row = cta + STATE, tid = afresh(threadIdx.x);
     if (step) {
       consumers_wait(COUNTER(C_DOWN), CTAS * LAYERS * step);
       uint2 v = __ldcg((const uint2 *)(p.h + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8));
       *(float4 *)(R + tid * 4) = make_float4(lower(v.x), upper(v.x), lower(v.y), upper(v.y));
       if (warp == 0) {
-        float4 s = load4(p.ss + row * 128 + lane * 4);
-        float sum = s.x + s.y + s.z + s.w;
-        for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
+        float sum = lane < 16 ? __ldcg(p.ss + row * 16 + lane) : 0.f;
+        for (int o = 8; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
         if (lane == 0) small[0] = rsqrtf(sum * (1.f / WIDTH) + 1e-6f);
       }
       consumers_sync();
@@ -309,42 +388,44 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
       if (lane == 0) small[8 + warp] = square;
       consumers_sync();
-      if (tid < 128) {
+      if (tid < 16) {
         float sum = 0;
         if (tid == 0) for (int i = 0; i < 8; i++) sum += small[8 + i];
-        p.ss[row * 128 + tid] = sum;
+        p.ss[row * 16 + tid] = sum;
       }
     }
+    fence_shared();  // activations are copied to where the scratch was
     publish(COUNTER(C_TURN));
   };
 
   // Positions behind the last token, up to a whole chunk: their weight is 0, and 0 · NaN would be NaN.
-  if (cta < QKV_CTAS)
-    for (int i = cta * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += QKV_CTAS * 256) {
-      const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
-      const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * SLOT + at(key & 63, piece & 7);
-      *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
-    }
+  if (cta >= KEYS_FIRST && cta < KEYS_FIRST + KEYS_CTAS)
+  for (int i = (cta - KEYS_FIRST) * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += KEYS_CTAS * 256) {
+    const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
+    const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * KEYS + at(key & 63, piece & 7);
+    *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
+  }
   if (cta < actions && tid < 32) moved[tid] = x_t[cta * 32 + tid];
   consumers_sync();
 
-  for (int step = 0, L = 0; step < steps; step++) {
+  for (int step = 0; step < steps; step++) {
     if (cta < actions) turn(step);
+    MARK(0)
     if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
-      float d[16];
+      float d[20];
       product(d, 2, 1);
       if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(d, p.opart, COUNTER(C_MP + column), 8 * (step + 1), nullptr, nullptr, COUNTER(C_ENTER));
+      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step, 1);  // `parts`: free since the counter of the turns
     }
-    for (int layer = 0; layer < LAYERS; layer++, L++) {
+    for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
       const float *gate = STATE ? nullptr : p.gate + here * 2 * WIDTH;
       const float *scale = STATE ? nullptr : p.scale + here * 2 * WIDTH;  // [norm before attention, before the MLP]
 
-      if (cta < QKV_CTAS) {  // ---- queries, keys, values of 24 packed rows
+      {  // ---- queries, keys, values of 24 packed rows
         float d[12];
         int before = -1;
-        const int row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
+        const int tid = afresh(threadIdx.x), row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
         float2 shift[3], turned[3];  // and cosine, sine of the rotation
 #pragma unroll
         for (int i = 0; i < 3; i++) {
@@ -352,8 +433,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
           shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
           turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
         }
-        float4 squares[8];
-        row_squares(squares);
+        MARK_WAIT(4)
+        const float4 squares = row_squares();
         for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
           bar_wait(a_full + 8 * (i >> 1), a_parity);
           const int slot = next_own();
@@ -372,6 +453,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         release(before);
         row_scales(squares);
         consumers_sync();
+        MARK(5)
         float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
 #pragma unroll
         for (int t = 0; t < 3; t++) {
@@ -392,173 +474,253 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             const float cs = turned[i].x, sn = turned[i].y;  // queries and keys turn; such a pair stands side by side
             const u32 out = col < 2304 ? pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn) : pack(y1, y2);
             if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
-            else *(u32 *)((col < 2304 ? keys : values) + own + block * SLOT + at(place, chunk) + rest) = out;
+            else *(u32 *)((col < 2304 ? keys : values) + own + block * KEYS + at(place, chunk) + rest) = out;
           }
         }
-        publish(COUNTER(C_QKV));
+        if (BY_HEAD) {
+          const int first = (cta * QKV_ROWS) >> 8, last = (cta * QKV_ROWS + QKV_ROWS - 1) >> 8;
+          const int head = first < 8 ? first : 8, next = last < 8 ? last : 8;
+          fence_global();
+          consumers_sync();
+          if (cta < KEYS_FIRST + KEYS_CTAS) {
+            if (tid == 0) count_up(COUNTER(C_HEAD + head));
+            if (tid == 32 && next != head) count_up(COUNTER(C_HEAD + next));
+          }
+          if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));
+        } else {
+          publish(COUNTER(C_QKV));
+        }
         a_done();
+        MARK(6)
       }
 
-      {  // ---- attention of one head (piece) to every 16th chunk of 64 keys; both warpgroups form all scores, then each
-         //      half of the answer's columns
+      if (cluster < HEADS) {  // ---- attention of one head to every 8th chunk of 64 keys, two at a time: a warpgroup forms
+        //                       the weights of one chunk, then half of the answer's columns from both
+        float o[2][32], top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
+#pragma unroll
+        for (int i = 0; i < 64; i++) o[i >> 5][i & 31] = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);
-        for (int chunk = column; chunk < chunks; chunk += SPLITS) {
-          float s[32];
-          int slots[4];
+        MARK(7)
+        for (int first = rank; first < chunks; first += 16) {
+          const bool two = first + 8 < chunks;
+          const int chunk = first + 8 * group;
+          float s[32], above[2] = {-INFINITY, -INFINITY};
+          if (group) pass(4);
+          if (!group || two) {
+            int slots[4];
 #pragma unroll
-          for (int i = 0; i < 4; i++, r.next()) {
-            slots[i] = r.slot;
-            bar_wait(full + 8 * r.slot, r.parity);
-            const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
-            mma_begin();
+            for (int i = 0; i < 4; i++, r.next()) {
+              slots[i] = r.slot;
+              bar_wait(full + 8 * r.slot, r.parity);
+              const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+              mma_begin();
 #pragma unroll
-            for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
-          }
-          mma_commit();
-          mma_wait<0>();
-#pragma unroll
-          for (int i = 0; i < 4; i++) release(slots[i]);
-          u32 prob[16];
-#pragma unroll
-          for (int half = 0; half < 2; half++) {  // accumulator rows acc_row and acc_row + 8
-            const int row = acc_row + 8 * half;
-            const int last = (STATE && row == 0 ? start : total - 1) - chunk * 64 - acc_col;  // state: not the actions
-            float top = -INFINITY, sum = 0;
-#pragma unroll
-            for (int t = 0; t < 8; t++)
-#pragma unroll
-              for (int e = 0; e < 2; e++) {
-                float &v = s[4 * t + 2 * half + e];
-                v = t * 8 + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
-                top = fmaxf(top, v);
-              }
-            top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
-            top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
-            const float safe = top == -INFINITY ? 0.f : top;
-#pragma unroll
-            for (int t = 0; t < 8; t++) {
-              const float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
-              sum += e0 + e1;
-              prob[2 * t + half] = pack(e0, e1);
-            }
-            sum += __shfl_xor_sync(~0u, sum, 1);
-            sum += __shfl_xor_sync(~0u, sum, 2);
-            if (group == 0 && (lane & 3) == 0)
-              *(float2 *)(p.ml + ((piece * p.chunks + chunk) * 64 + row) * 2) = make_float2(top, sum);
-          }
-#pragma unroll
-          for (int i = 0; i < 4; i++, r.next()) {
-            bar_wait(full + 8 * r.slot, r.parity);
-            slots[i] = r.slot;
-          }
-#pragma unroll
-          for (int j = 0; j < 2; j++) {
-            float o[32];
-            const u64 b = transposed_tile_at(ring_at + (group ? slots[2 + j] : slots[j]) * SLOT);
-            mma_begin();
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-              const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-              mma64_regs_transposed(o, a, b + 128 * k, k);
+              for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
             }
             mma_commit();
             mma_wait<0>();
-            float *to = p.part + ((piece * p.chunks + chunk) * 64 + acc_row) * 256 + group * 128 + j * 64 + acc_col;
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-              if (acc_row + 8 * half < T)
+            for (int i = 0; i < 4; i++) release(slots[i]);
 #pragma unroll
-                for (int t = 0; t < 8; t++)
-                  *(float2 *)(to + half * 8 * 256 + t * 8) = make_float2(o[4 * t + 2 * half], o[4 * t + 2 * half + 1]);
+            for (int half = 0; half < 2; half++) {  // accumulator rows acc_row and acc_row + 8
+              const int last = (STATE && acc_row + 8 * half == 0 ? start : total - 1) - chunk * 64 - acc_col;  // state: no actions
+#pragma unroll
+              for (int t = 0; t < 8; t++)
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                  float &v = s[4 * t + 2 * half + e];
+                  v = t * 8 + e <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
+                  above[half] = fmaxf(above[half], v);
+                }
+              above[half] = fmaxf(above[half], __shfl_xor_sync(~0u, above[half], 1));
+              above[half] = fmaxf(above[half], __shfl_xor_sync(~0u, above[half], 2));
+            }
           }
+          if (!group && two) pass(4);
+          MARK(8)
+          if ((lane & 3) == 0) {
+            tops[group * 64 + acc_row] = above[0];
+            tops[group * 64 + acc_row + 8] = above[1];
+          }
+          consumers_sync();  // the products with the weights of the round before have ended, too
+          float shrink[2];
 #pragma unroll
-          for (int i = 0; i < 4; i++) release(slots[i]);
+          for (int half = 0; half < 2; half++) {
+            above[half] = fmaxf(fmaxf(above[half], tops[(group ^ 1) * 64 + acc_row + 8 * half]), top[half]);
+            shrink[half] = top[half] == -INFINITY ? 0.f : exp2_fast(top[half] - above[half]);
+            top[half] = above[half];
+            norm[half] *= shrink[half];
+          }
+          if (!group || two)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const float safe = top[half] == -INFINITY ? 0.f : top[half];
+              char *to = a_tile + WEIGHTS + group * KEYS;
+#pragma unroll
+              for (int t = 0; t < 8; t++) {
+                const float e0 = exp2_fast(s[4 * t + 2 * half] - safe), e1 = exp2_fast(s[4 * t + 2 * half + 1] - safe);
+                norm[half] += e0 + e1;
+                *(u32 *)(to + at(acc_row + 8 * half, t) + acc_col * 2) = pack(e0, e1);
+              }
+            }
+          fence_shared();
+          consumers_sync();
+          MARK(9)
+          if (first != rank)
+#pragma unroll
+            for (int i = 0; i < 64; i++) o[i >> 5][i & 31] *= shrink[i >> 1 & 1];
+          for (int g = 0; g <= (int)two; g++) {
+            if (group) pass(2);
+            int slots[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++, r.next()) {
+              slots[j] = r.slot;
+              bar_wait(full + 8 * r.slot, r.parity);
+              const u64 a = tile_at(a_at + WEIGHTS + g * KEYS), b = transposed_tile_at(ring_at + r.slot * SLOT);
+              mma_begin();
+#pragma unroll
+              for (int k = 0; k < 4; k++) mma64_transposed(o[j], a + 2 * k, b + 128 * k, 1);
+            }
+            mma_commit();
+            mma_wait<0>();
+            release(slots[0]);
+            release(slots[1]);
+            if (!group) pass(2);
+          }
+          MARK(10)
         }
         a_done();
-        publish(COUNTER(C_PART + piece), false);
-        consumers_wait(COUNTER(C_PART + piece), SPLITS * (L + 1));
-        const int row = tid >> 2, col = column * 16 + (tid & 3) * 4;
-        if (row < T) {  // 16 of the head's columns: join the chunks' answers
-          const float2 *ml = (const float2 *)p.ml + piece * p.chunks * 64 + row;
-          const float *part = p.part + (piece * p.chunks * 64 + row) * 256 + col;
-          float top = -INFINITY, norm = 0;
-          float4 y = {0, 0, 0, 0};
-          for (int first = 0; first < chunks; first += SPLITS) {
-            float2 m[SPLITS];
-            float4 v[SPLITS];
-            float above = top;
+        const int T = afresh(all_rows), rows = afresh(own_rows);
+        // Answers and what they weigh to those who finish the rows. `answers` of others are free: they have published
+        // this layer's queries, so the activations that were there are used, and the answers of the layer before are.
+        if (BY_HEAD) bar_wait(others_free, 0);
 #pragma unroll
-            for (int i = 0; i < SPLITS; i++) {
-              const bool some = first + i < chunks;
-              m[i] = some ? __ldcg(ml + (first + i) * 64) : make_float2(-INFINITY, 0);
-              v[i] = some ? load4(part + (first + i) * 64 * 256) : make_float4(0, 0, 0, 0);
+        for (int half = 0; half < 2; half++) {
+          const u32 whose = (warp & 3) * 2 + half, bar = address_in(answers_full, whose);
+          const u32 to = address_in(a_at + ANSWERS + ((rank * 8 + (lane >> 2)) * 32 + group * 16 + (lane & 3)) * 16, whose);
+          const bool some = acc_row + 8 * half < T;
+          norm[half] += __shfl_xor_sync(~0u, norm[half], 1);
+          norm[half] += __shfl_xor_sync(~0u, norm[half], 2);
+          if (some && (lane & 3) == 0)
+            store_in(address_in(shared(seen + (rank * 2 + group) * 8 + (lane >> 2)), whose), make_float2(top[half], norm[half]), bar);
+#pragma unroll
+          for (int i = 0; i < 4; i++) {  // 32 columns: a lane collects 8 of them
+            u32 v[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+              const int t = (i & 1) * 4 + k;
+              v[k] = pack(o[i >> 1][4 * t + 2 * half], o[i >> 1][4 * t + 2 * half + 1]);
             }
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++) above = fmaxf(above, m[i].x);
-            const float shrink = exp2_fast(top - above);
-            top = above;
-            norm *= shrink; y.x *= shrink; y.y *= shrink; y.z *= shrink; y.w *= shrink;
-#pragma unroll
-            for (int i = 0; i < SPLITS; i++) {
-              const float w = exp2_fast(m[i].x - top);
-              norm += w * m[i].y;
-              y.x += w * v[i].x; y.y += w * v[i].y; y.z += w * v[i].z; y.w += w * v[i].w;
-            }
+            transpose(v, lane);
+            if (some) store_in(to + i * 64, make_uint4(v[0], v[1], v[2], v[3]), bar);
           }
-          norm = 1.f / norm;
-          *(uint2 *)(p.att + (piece * 4 + (column >> 2)) * BLOCK + at(row, (column & 3) * 2 + ((tid & 3) >> 1)) + (tid & 1) * 8) =
-              make_uint2(pack(y.x * norm, y.y * norm), pack(y.z * norm, y.w * norm));
         }
-        publish(COUNTER(C_ATT + piece));
-      }
-
-      {  // ---- output projection: 64 columns, one head deep
-        float d[16];
-        product(d, 4, 1);
-        if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
-        end_block(d, p.opart, COUNTER(C_OP + column), 8 * (L + 1), gate, STATE ? nullptr : scale + WIDTH, COUNTER(C_O));
-      }
-
-      {  // ---- gate and up: 64 packed rows make 32 columns, 4 neighbours of a row in one thread
-        float d[16];
-        float4 shift[2], squares[8];
-        const int col = cta * 32 + group * 16 + (lane & 3) * 4;
-        if (!STATE)
+        MARK(11)
+        if (rows) {
+          if (tid == 0) bar_expect(answers_full, rows * 8 * (512 + 16));
+          bar_wait(answers_full, here & 1);
+        }
+        MARK(12)
+        if (warp < rows) {  // join: 8 columns a lane
+          const uint4 *answer = (const uint4 *)(a_tile + ANSWERS) + warp * 32 + lane;
+          float best = -INFINITY, sum = 0, y[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll
-          for (int i = 0; i < 2; i++) shift[i] = __ldg((const float4 *)(p.shift_up + here * 8192 + col * 2) + i);
-        row_squares(squares);
+          for (int i = 0; i < 8; i++) best = fmaxf(best, seen[i * 16 + warp].x);
+#pragma unroll
+          for (int i = 0; i < 8; i++) {
+            const uint4 v = answer[i * 8 * 32];
+            const float2 even = seen[i * 16 + warp], odd = seen[i * 16 + 8 + warp];
+            const float w = exp2_fast(even.x - best);
+            sum += w * (even.y + odd.y);
+            y[0] += w * lower(v.x); y[1] += w * upper(v.x); y[2] += w * lower(v.y); y[3] += w * upper(v.y);
+            y[4] += w * lower(v.z); y[5] += w * upper(v.z); y[6] += w * lower(v.w); y[7] += w * upper(v.w);
+          }
+          sum = 1.f / sum;
+          *(uint4 *)(p.att + (cluster * 4 + (lane >> 3)) * BLOCK + at(x_row, lane & 7)) =
+              make_uint4(pack(y[0] * sum, y[1] * sum), pack(y[2] * sum, y[3] * sum), pack(y[4] * sum, y[5] * sum),
+                         pack(y[6] * sum, y[7] * sum));
+        }
+        publish(COUNTER(C_ATT + cluster));
+        MARK(13)
+      }
+
+      {  // ---- output projection: the cluster's columns, one head deep
+        float d[20];
+        const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + WIDTH, 0);
+        MARK_WAIT(14)
+        product(d, 4, 1);
+        MARK(15)
+        if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
+        // `parts` of others are free: all queries are published, so all have finished the block before
+        if (BY_HEAD && cluster >= HEADS) bar_wait(others_free, 0);
+        end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0, 16);
+      }
+
+      {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
+        float d[20];
+        float4 shift[2];
+        float2 shift_last = {0, 0};
+        const int quad = afresh(lane & 3), col = cluster * 36 + group * 16 + quad * 4, col_last = cluster * 36 + 32 + quad;
+        if (!STATE) {
+          const float *from = p.shift_up + here * 8192 + rank * 1024;
+#pragma unroll
+          for (int i = 0; i < 2; i++) shift[i] = col < 512 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
+          if (col_last < 512) shift_last = __ldg((const float2 *)(from + col_last * 2));
+        }
+        MARK_WAIT(19)
+        const float4 squares = row_squares();
         product(d, 16, 4);
         row_scales(squares);
         consumers_sync();
+        MARK(20)
+        if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));  // all of this program's activations are used
         const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const int row = acc_row + 8 * half;
           if (row >= T) continue;
-          float y[4];
+          float y[5];
 #pragma unroll
-          for (int t = 0; t < 4; t++) {
+          for (int t = 0; t < 5; t++) {
             float gate = d[4 * t + 2 * half] * rs[row], up = d[4 * t + 2 * half + 1] * rs[row];
-            if (!STATE) { gate += s[2 * t]; up += s[2 * t + 1]; }
+            if (!STATE) {
+              gate += t < 4 ? s[(2 * t) & 7] : shift_last.x;
+              up += t < 4 ? s[(2 * t + 1) & 7] : shift_last.y;
+            }
             y[t] = gelu_tanh(gate) * up;
           }
-          *(uint2 *)(p.act + (col >> 6) * BLOCK + at(row, (col & 63) >> 3) + (col & 4) * 2) =
-              make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
+          char *to = p.act + rank * 8 * BLOCK;
+          if (col < 512)
+            *(uint2 *)(to + (col >> 6) * BLOCK + at(row, (col & 63) >> 3) + (col & 4) * 2) =
+                make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
+          if (group && col_last < 512)
+            *(unsigned short *)(to + (col_last >> 6) * BLOCK + at(row, (col_last & 63) >> 3) + (col_last & 7) * 2) =
+                (unsigned short)pack(y[4], 0);
         }
-        publish(COUNTER(C_ACT + piece));
+        publish(COUNTER(C_ACT + rank));
+        MARK(21)
       }
 
-      {  // ---- down: 64 columns, an eighth of the inner axis
-        float d[16];
-        product(d, 8, 2);
+      {  // ---- down: the cluster's columns, an eighth of the inner axis
+        float d[20];
         // the scale of the next layer's first norm; behind the last layer there is a plain copy
-        const float *next = STATE ? nullptr : scale + 2 * WIDTH;
-        if (layer == LAYERS - 1) next = p.scale + (long long)steps * LAYERS * 2 * WIDTH;
-        end_block(d, p.dpart, COUNTER(C_DP + column), 8 * (L + 1), STATE ? nullptr : gate + WIDTH, next, COUNTER(C_DOWN));
+        const bool final = layer == LAYERS - 1;
+        const float4 g = modulation(STATE ? nullptr : gate + WIDTH, 1);
+        const float4 s = modulation(STATE || final ? nullptr : scale + 2 * WIDTH, 0);
+        MARK_WAIT(22)
+        product(d, 8, 2);
+        MARK(23)
+        bar_wait(others_free, BY_HEAD ? 1 : here & 1);
+        end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1, 24);
       }
     }
   }
   if (cta < actions) turn(steps);
+#if TIMES
+  if (tid == 0) for (int i = 0; i < PHASES; i++) p.times[cta * PHASES + i] = spent[i];
+#endif
   }
+  __syncwarp();
+  cluster_meet();  // nobody leaves while others may still write to it
 }

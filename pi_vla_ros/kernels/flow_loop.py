@@ -5,12 +5,15 @@
     def flow_loop_reference(model, prefix, x_t, state, steps, guidance):
         return model.flow.sample(model, prefix, x_t, state, steps, guidance)
 
-Custom CUDA, because Triton has no way to ask for weights ahead of a wait across phases: six chained Triton kernels a
-layer took 37 µs on an H200, this kernel's record is in docs/engine/. The Triton stages do all other sizes and GPUs.
+Custom CUDA, because Triton has no way to ask for weights ahead of a wait across phases, nor to send sums from shared memory
+to shared memory: docs/engine/flow_loop.md has the layouts and the reasons. The Triton stages do all other sizes and GPUs.
 
 Layouts. A tile is [rows, 64] bf16 with the eight 16-byte chunks of a row permuted by `chunk ^ (row % 8)`. Activations
 are a list of tiles, 64 columns each. Keys and values of 64 positions, a chunk, are four tiles [64 positions, 64 of D] each.
-Weights: per layer and program, in the order in which it uses them.
+Weights: per layer and program, in the order in which it uses them; tiles of 72 rows, 9 groups of 8. Of 1024 columns (out,
+down) a cluster has 72, of 512 columns of the MLP (1024 rows of gate and up) a program has 36; the last ones are filled up
+with zeros. Program 8 c + r of cluster c: its eighth r of the inner axis of `out` and `down`, its part c of the r-th eighth of
+gate and up.
 """
 
 from __future__ import annotations
@@ -18,22 +21,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, mma
+from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, kernel, mma
 from pi_vla_ros.model.flow import times
 from pi_vla_ros.model.rtc import Guidance
 from pi_vla_ros.model.rtc_schedule import strength
 
-CTAS, QKV_CTAS, QKV_ROWS, SLOT = 128, 107, 24, 8192
-COUNTERS = 128
+CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
+THREADS, COUNTERS, PHASES = 384, 128, 27
+
+
+def built(
+    tokens: int, state: bool, depth: int, multicast: bool = False, by_head: bool = False, clock: bool = False
+) -> Kernel:
+    """The kernel for up to `tokens` tokens, compiled once a process."""
+    groups = 7 if tokens <= 56 else 8
+    ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
+    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring,
+               "MULTICAST": int(multicast), "BY_HEAD": int(by_head), "TIMES": int(clock)}  # fmt: skip
+    return kernel("flow_loop", tuple(defines.items()), (mma(24), mma(40), mma(64), mma(64, transposed=True)))
 
 
 def fits(geometry, device: torch.device) -> bool:
-    """Whether the kernel can run this: sizes are those of the published models, Hopper."""
-    if not available(device) or torch.cuda.get_device_properties(device).multi_processor_count < CTAS:
-        return False
+    """Whether the kernel can run this: Hopper, the published models' sizes, and all its clusters on the chip at once."""
     g = geometry.expert
     sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, geometry.language.width % 256)
-    return sizes == (1024, 4096, 8, 256, 32, 0) and geometry.suffix <= 64
+    if not available(device) or sizes != (1024, 4096, 8, 256, 32, 0) or geometry.suffix > 64:
+        return False
+    return built(geometry.suffix, geometry.model == "pi0", g.depth).clusters(8, THREADS) >= CLUSTERS
 
 
 def tiles(w: Tensor, rows: int) -> Tensor:
@@ -44,44 +58,48 @@ def tiles(w: Tensor, rows: int) -> Tensor:
     return torch.gather(t, 3, order[None, None, :, :, None].expand_as(t)).flatten(3)
 
 
-def by_program(t: Tensor, pieces: int) -> Tensor:
-    """Tiles [16 columns, pieces · n, 64, 64] -> [pieces · 16 programs, n · 64 · 64]."""
-    return t.unflatten(1, (pieces, -1)).transpose(0, 1).flatten(0, 1).flatten(1)
+def filled(w: Tensor, rows: int) -> Tensor:
+    """w [..., n, K] with zeros behind: [..., rows, K]."""
+    return torch.nn.functional.pad(w, (0, 0, 0, rows - w.shape[-2]))
+
+
+def spread(w: Tensor, blocks: int) -> Tensor:
+    """w [..., 72 n, K], rows in an order in which a thread of the tensor core's result, which holds rows 2 q and 2 q + 1 of
+    every 8, has 2 · `blocks` neighbours of the first 64; the last 8 rows of 72 stay as they are."""
+    t = w.unflatten(-2, (-1, COLUMNS))
+    first = t[..., :64, :].unflatten(-2, (-1, 4, blocks, 2)).transpose(-4, -3).flatten(-5, -2)
+    return torch.cat([first, t[..., 64:, :]], -2).flatten(-3, -2)
+
+
+def by_depth(w: Tensor) -> Tensor:
+    """w [1024, K] -> [120 programs, K / 512 tiles of 72 · 64]: a cluster's columns, a program's eighth of K."""
+    t = tiles(spread(filled(w, CLUSTERS * COLUMNS), 2), COLUMNS)  # [15, K / 64, 72, 64]
+    return t.unflatten(1, (8, -1)).flatten(0, 1).flatten(1)
 
 
 def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """Everything a layer streams, [128 programs, elements]."""
-    rows = QKV_CTAS * QKV_ROWS
-    qkv = torch.cat([qkv, qkv.new_zeros(rows - len(qkv), qkv.shape[1])])
-    first = tiles(qkv, QKV_ROWS).flatten(1)
-    first = torch.cat([first, first.new_zeros(CTAS - QKV_CTAS, first.shape[1])])
-    # a thread of the tensor core's result holds rows 2q, 2q + 1 of every 8: let these be gate and up of 4 neighbours
-    up = up.unflatten(0, (-1, 4, 4, 2)).transpose(1, 2).flatten(0, 3)
-    out, down = (by_program(tiles(w, 64), 8) for w in (out, down))
-    return torch.cat([first, out, tiles(up, 64).flatten(1), down], 1)
+    """Everything a layer streams, [120 programs, elements]."""
+    first = tiles(filled(qkv, CTAS * QKV_ROWS), QKV_ROWS).flatten(1)
+    up = spread(filled(up.unflatten(0, (8, -1)), CLUSTERS * COLUMNS), 4)  # [8, 1080, W]
+    up = torch.stack([tiles(t, COLUMNS) for t in up], 1).flatten(0, 1).flatten(1)
+    return torch.cat([first, by_depth(out), up, by_depth(down)], 1)
 
 
 class FlowLoop:
     """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
-                 tokens: int, steps: int, keep: bool):  # fmt: skip
+                 tokens: int, steps: int, keep: bool, multicast: bool = False, by_head: bool = False, clock: bool = False):  # fmt: skip
         """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
-        π0's last product before the layers, [W, W] and its constant part [64, W]."""
+        π0's last product before the layers, [W, W] and its constant part [64, W]. multicast: tiles that all programs
+        read are loaded once a cluster; by_head: queries are waited for head by head. clock: `ticks` is written."""
         device = rope[0].device
-        self._state = int(mix is not None)
-        self._depth = len(layers)
+        self._kernel = built(tokens, mix is not None, len(layers), multicast, by_head, clock)
         groups = 7 if tokens <= 56 else 8
-        activations = 16 * groups * 1024 + 1024
-        ring = (SHARED - 1024 - activations - 1024) // SLOT
-        defines = {"GROUPS": groups, "STATE": self._state, "LAYERS": self._depth, "RING": ring}
-        wrappers = mma(24), mma(32), mma(64), mma(64, "regs", transposed=True)
-        self._kernel = Kernel("flow_loop", defines, wrappers)
-
-        self._chunks = -(-key_rows // 64)
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups * 512  # elements of 64 columns
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
+        self.ticks = torch.zeros(CTAS, PHASES, device=device, dtype=torch.int64)
 
         none = torch.zeros(1, **f32)
         enter_w = turns[0].enter[0].T.contiguous()
@@ -90,7 +108,7 @@ class FlowLoop:
         scale = gate = shift_qkv = shift_up = none
         if modulation:
             flat = [m for step in modulation for pair in step for m in pair]
-            scale = torch.stack([*(m.scale for m in flat), torch.zeros_like(flat[0].scale)])
+            scale = torch.stack([m.scale for m in flat])
             gate = torch.stack([m.gate for m in flat])
             shift_qkv, shift_up = (torch.stack([m.shift for m in flat[i::2]]) for i in range(2))
         weights = []
@@ -100,16 +118,14 @@ class FlowLoop:
                 w.qkv = w.out = w.up = w.down = None
         self._keep = [  # in the order of struct Params
             *weights,
-            none if mix is None else by_program(tiles(mix.to(torch.bfloat16), 64), 8).contiguous(),
+            none if mix is None else by_depth(mix.to(torch.bfloat16)).contiguous(),
             *(torch.zeros(n * block, **bf16) for n in (16, 32, 32, 64, 16)),  # h, q, att, act, mixed
-            torch.zeros(8 * self._chunks, 64, 256, **f32), torch.zeros(8 * self._chunks, 64, 2, **f32),  # part, ml
-            *(torch.zeros(CTAS, 64, 64, **f32) for _ in range(2)),  # opart, dpart
-            torch.zeros(64, CTAS, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
+            torch.zeros(64, 16, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
             shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
             none if entering is None else entering,
-            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters,
+            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters, self.ticks,
         ]  # fmt: skip
-        sizes = [self._chunks, steps, tokens]
+        sizes = [-(-key_rows // 64), steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
     def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, guidance: Guidance | None) -> None:
@@ -117,4 +133,4 @@ class FlowLoop:
         guidance: tensors on the device, the first robot's are read at every run."""
         self._counters.zero_()
         asked = (guidance.target, guidance.weights, guidance.most) if guidance else (None, None, None)
-        self._kernel(CTAS, 384, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])
+        self._kernel(CTAS, THREADS, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])

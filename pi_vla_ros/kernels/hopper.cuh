@@ -64,13 +64,25 @@ __device__ __forceinline__ void bar_arrive_in(u32 remote) {
 }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
-// 16 bytes into another program's memory; its barrier there counts them.
-__device__ __forceinline__ void send4(u32 remote, float a, float b, float c, float d, u32 remote_bar) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-               ::"r"(remote), "f"(a), "f"(b), "f"(c), "f"(d), "r"(remote_bar) : "memory");
-}
 __device__ __forceinline__ void cluster_meet() {  // orders nothing but barriers that were initialised
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// Into another program's shared memory (an address from address_in), from registers; counts on its barrier in bytes, and is
+// there for whoever has waited for that one. Needs no release.
+__device__ __forceinline__ void store_in(u32 to, uint4 v, u32 bar) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];"
+               ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void store_in(u32 to, uint2 v, u32 bar) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];"
+               ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void store_in(u32 to, float4 v, u32 bar) {
+  store_in(to, make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), bar);
+}
+__device__ __forceinline__ void store_in(u32 to, float2 v, u32 bar) {
+  store_in(to, make_uint2(__float_as_uint(v.x), __float_as_uint(v.y)), bar);
 }
 
 // --- copies ---------------------------------------------------------------------------------------------------------
@@ -94,7 +106,8 @@ __device__ __forceinline__ void tile_in_all(u32 to, const TensorMap *map, int co
                "[%0], [%1, {%2, %3}], [%4], %5;"
                ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(bar), "h"((short)programs) : "memory");
 }
-__device__ __forceinline__ void into_l2(const char *from, u32 bytes) {
+// For a copy to come.
+__device__ __forceinline__ void into_l2(const void *from, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 // This program's share of `bytes` (a multiple of 16) that a later kernel will read.
@@ -127,6 +140,8 @@ template <int N> __device__ __forceinline__ void mma_wait() { asm volatile("wgmm
 // --- numbers --------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ int uniform(int v) { return __shfl_sync(~0u, v, 0); }  // tells the compiler so
+// What follows from it is computed where it is needed, not kept in registers through a loop.
+__device__ __forceinline__ int afresh(int v) { asm volatile("" : "+r"(v)); return v; }
 __device__ __forceinline__ u32 pack(float lo, float hi) {
   u32 r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(hi), "f"(lo));

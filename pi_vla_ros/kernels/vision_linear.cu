@@ -151,8 +151,8 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
 #pragma unroll
         for (int t = 0; t < MINE / 8; t++) {
           const int lo = 4 * t, hi = 4 * t + BN / 4;  // a block of 8 columns: registers of rows row, row, row + 8, row + 8
-          send4(to + t * 4096, split ? d[lo] : d[hi], split ? d[lo + 1] : d[hi + 1], split ? d[lo + 2] : d[hi + 2],
-                split ? d[lo + 3] : d[hi + 3], told);
+          store_in(to + t * 4096, make_float4(split ? d[lo] : d[hi], split ? d[lo + 1] : d[hi + 1], split ? d[lo + 2] : d[hi + 2],
+                                              split ? d[lo + 3] : d[hi + 3]), told);
         }
         bar_wait(given_full, turn & 1);
 #pragma unroll
