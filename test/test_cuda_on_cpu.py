@@ -37,7 +37,7 @@ from pi_vla_ros.kernels.qkv import paired, rope_tables
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.geometry import GEMMA_300M, GemmaGeometry, tiny
 from pi_vla_ros.model.pi import Prefix
-from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc import Committed, Guidance
 
 if not cuda_on_cpu.COMPILER:
     pytest.skip("needs g++ to compile the kernels for the CPU", allow_module_level=True)
@@ -170,7 +170,7 @@ def test_attention(monkeypatch, length, count, seed):
 class Flow:
     """An expert of the published sizes with few layers, keys and values at random, and what PyTorch makes of them."""
 
-    def __init__(self, monkeypatch, name: str, chunk: int, length: int, steps: int, layers: int = 1, guided=False):
+    def __init__(self, monkeypatch, name: str, chunk: int, length: int, steps: int, layers: int = 1, rtc="off"):
         self._steps, self._length = steps, length
         language = GemmaGeometry(width=64, depth=layers, mlp=64, heads=8, head_dim=256)
         g = replace(tiny(name), language=language, expert=replace(GEMMA_300M, depth=layers), chunk=chunk)
@@ -185,41 +185,45 @@ class Flow:
             to.copy_(in_chunks(to.view(-1, 256)).view_as(to))
         self._noise = torch.randn(1, chunk, 32)
         self._state = torch.randn(1, 32) if name == "pi0" else None
-        self._guidance = None
-        if guided:
-            self._guidance = Guidance(torch.randn(1, chunk, 32), torch.rand(1, chunk), torch.tensor([2.0]))
+        self._kind, self._rtc, target = rtc, None, torch.randn(1, chunk, 32)
+        if rtc == "guided":
+            self._rtc = Guidance(target, torch.rand(1, chunk), torch.tensor([2.0]))
+        elif rtc == "trained":
+            self._rtc = Committed(target, torch.tensor([chunk // 3], dtype=torch.int32))
         self._rope = rope_tables(space, 256, CPU)
         keys, values = ([layer[None, None] for layer in t.float()] for t in prefix)
         valid = torch.ones(1, length, dtype=torch.bool)
-        self.want = sample(exact, Prefix(keys, values, valid), self._noise, self._state, steps, self._guidance)[0]
+        self.want = sample(exact, Prefix(keys, values, valid), self._noise, self._state, steps, self._rtc)[0]
         monkeypatch.setattr(stages, "fits", lambda *_: True)
 
     def run(self) -> torch.Tensor:
-        rtc = "guided" if self._guidance else "off"
         stage = ExpertStage(copy.deepcopy(self._model), 1, self._rows, self._steps, torch.bfloat16, default_for(90),
-                            False, self._rope, rtc)  # fmt: skip
+                            False, self._rope, self._kind)  # fmt: skip
         x, lengths = self._noise[0].clone(), torch.tensor([self._length], dtype=torch.int32)
         keys, values = (t.clone() for t in self._prefix)
-        stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._guidance)
+        stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._rtc)
         return x
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk", "length", "steps", "layers", "guided", "seed"),
+    ("name", "chunk", "length", "steps", "layers", "rtc", "seed"),
     [
-        ("pi05", 10, 70, 1, 1, False, 1),
-        ("pi0", 10, 70, 1, 1, False, 1),
-        pytest.param("pi05", 50, 968, 2, 1, True, 2, marks=slow),
-        pytest.param("pi0", 50, 1, 2, 1, True, 3, marks=slow),
-        pytest.param("pi05", 63, 65, 2, 2, False, 4, marks=slow),  # more than 56 tokens: another build
-        pytest.param("pi0", 63, 1088, 1, 2, False, 5, marks=slow),  # a second round of chunks
-        pytest.param("pi0", 50, 2100, 1, 1, False, 8, marks=slow),  # a third
+        ("pi05", 10, 70, 1, 1, "off", 1),
+        ("pi0", 10, 70, 1, 1, "off", 1),
+        pytest.param("pi05", 50, 968, 2, 1, "guided", 2, marks=slow),
+        ("pi05", 10, 70, 2, 1, "trained", 1),
+        pytest.param("pi05", 50, 968, 2, 2, "trained", 9, marks=slow),
+        pytest.param("pi05", 63, 65, 2, 1, "trained", 10, marks=slow),
+        pytest.param("pi0", 50, 1, 2, 1, "guided", 3, marks=slow),
+        pytest.param("pi05", 63, 65, 2, 2, "off", 4, marks=slow),  # more than 56 tokens: another build
+        pytest.param("pi0", 63, 1088, 1, 2, "off", 5, marks=slow),  # a second round of chunks
+        pytest.param("pi0", 50, 2100, 1, 1, "off", 8, marks=slow),  # a third
     ],
 )
 @torch.inference_mode()
-def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, guided, seed):
+def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, rtc, seed):
     with_cpu(monkeypatch, seed)
-    flow = Flow(monkeypatch, name, chunk, length, steps, layers, guided)
+    flow = Flow(monkeypatch, name, chunk, length, steps, layers, rtc)
     close(flow.run(), flow.want, 8e-3)
 
 

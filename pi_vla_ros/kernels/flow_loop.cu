@@ -18,7 +18,8 @@
 // of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
 //
 // Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), MULTICAST (the tiles that all programs read are
-// loaded once a cluster), BY_HEAD (a head's cluster waits for those who write its queries, not for all), TIMES (clock ticks of the phases are written).
+// loaded once a cluster), BY_HEAD (a head's cluster waits for those who write its queries, not for all), TIMES (clock ticks of the phases are written);
+// HELD: the first `delay` actions are the target's and stand at flow time 0 (π0.5; tables have a second row for it).
 
 constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
@@ -86,7 +87,8 @@ struct Ring {  // where a warp is in the endless stream of slots
 
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(384, 1)
 flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
-              const float *target, const float *weights, const float *most) {  // guidance: [H, 32], [H], [1], or nothing
+          const float *target, const float *weights, const float *most, const int *delay) {  // real-time chunking: [H, 32],
+  // guided [H], [1]; HELD [1]
   extern __shared__ __align__(1024) char raw[];
   char *a_tile = raw;                  // activations of the phase, and the places above
   char *ring = raw + A_BYTES;
@@ -115,6 +117,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   const int cluster = cta >> 3, rank = cta & 7;  // 72 columns, or a head; an eighth of the inner axis, or every 8th chunk
   const int T = uniform((int)p.tokens), actions = T - STATE, steps = uniform((int)p.steps);
   const int start = uniform(lengths[0]), total = start + T, chunks = (total + 63) / 64;
+  const int committed = HELD ? uniform(*delay) : 0;  // rows before it stand at time 0
+  constexpr int TIMES_OF = 1 + HELD;                 // rows of a table for one step and layer
   u32 *const count = p.counters;
 #define COUNTER(i) (count + (i) * 32)
 
@@ -280,7 +284,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   };
   // Gate of a sub-block or scale of the next norm, asked for before the product.
   auto modulation = [&](const float *of, float otherwise) {
-    return of && owner ? load4(of + x_col) : make_float4(otherwise, otherwise, otherwise, otherwise);
+    return of && owner ? load4(of + x_col + (x_row < committed ? WIDTH : 0)) : make_float4(otherwise, otherwise, otherwise, otherwise);
   };
   // The end of a sub-block: this program's part of 72 columns to those who finish the rows, the 8 parts of its own rows
   // in, residual, input of the next norm and its sums of squares out.
@@ -356,11 +360,11 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       consumers_sync();
       if (tid < 32) {
         float move = small[16 + tid];
-        if (target) {  // towards the previous chunk: model/rtc.py, with move = −v / steps, time = (steps − step + 1) / steps
+        if (weights) {  // towards the previous chunk: model/rtc.py, with move = −v / steps, time = (steps − step + 1) / steps
           const float pull = fminf(p.strength[step - 1], *most) / steps * weights[cta];
           move += pull * (target[cta * 32 + tid] - (moved[tid] + (steps - step + 1) * move));
         }
-        moved[tid] += move;
+        moved[tid] = HELD && cta < committed ? target[cta * 32 + tid] : moved[tid] + move;
       }
       consumers_sync();
     }
@@ -381,7 +385,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       y.z /= 1.f + exp2_fast(-1.4426950408889634f * y.z); y.w /= 1.f + exp2_fast(-1.4426950408889634f * y.w);
       *(uint2 *)to = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
     } else {
-      float4 s = __ldg((const float4 *)(p.scale + (2 * LAYERS * step) * WIDTH + tid * 4));
+      float4 s = __ldg((const float4 *)(p.scale + (2 * LAYERS * step * TIMES_OF + (cta < committed)) * WIDTH + tid * 4));
       *(float4 *)(p.xg + row * WIDTH + tid * 4) = y;
       *(uint2 *)to = make_uint2(pack(y.x * (1.f + s.x), y.y * (1.f + s.y)), pack(y.z * (1.f + s.z), y.w * (1.f + s.w)));
       float square = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
@@ -405,7 +409,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * KEYS + at(key & 63, piece & 7);
     *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
   }
-  if (cta < actions && tid < 32) moved[tid] = x_t[cta * 32 + tid];
+  if (cta < actions && tid < 32) moved[tid] = (HELD && cta < committed ? target : x_t)[cta * 32 + tid];
   consumers_sync();
 
   for (int step = 0; step < steps; step++) {
@@ -419,18 +423,20 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     }
     for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
-      const float *gate = STATE ? nullptr : p.gate + here * 2 * WIDTH;
-      const float *scale = STATE ? nullptr : p.scale + here * 2 * WIDTH;  // [norm before attention, before the MLP]
+      constexpr int NORM = TIMES_OF * WIDTH;
+      const float *gate = STATE ? nullptr : p.gate + here * 2 * NORM;
+      const float *scale = STATE ? nullptr : p.scale + here * 2 * NORM;  // [norm before attention, before the MLP]
 
       {  // ---- queries, keys, values of 24 packed rows
         float d[12];
         int before = -1;
         const int tid = afresh(threadIdx.x), row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
         float2 shift[3], turned[3];  // and cosine, sine of the rotation
+        const float *shifts = STATE ? nullptr : p.shift_qkv + (here * TIMES_OF + (row < committed)) * 2560;
 #pragma unroll
         for (int i = 0; i < 3; i++) {
           const int col = first + 2 * i, pair = key * 128 + ((col & 255) >> 1);
-          shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(p.shift_qkv + here * 2560 + col));
+          shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(shifts + col));
           turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
         }
         MARK_WAIT(4)
@@ -647,7 +653,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
       {  // ---- output projection: the cluster's columns, one head deep
         float d[20];
-        const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + WIDTH, 0);
+        const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + NORM, 0);
         MARK_WAIT(14)
         product(d, 4, 1);
         MARK(15)
@@ -659,14 +665,18 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
       {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
         float d[20];
-        float4 shift[2];
-        float2 shift_last = {0, 0};
+        float4 shift[1 + HELD][2];  // of rows acc_row and, if it can differ, acc_row + 8
+        float2 shift_last[1 + HELD];
         const int quad = afresh(lane & 3), col = cluster * 36 + group * 16 + quad * 4, col_last = cluster * 36 + 32 + quad;
         if (!STATE) {
-          const float *from = p.shift_up + here * 8192 + rank * 1024;
 #pragma unroll
-          for (int i = 0; i < 2; i++) shift[i] = col < 512 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
-          if (col_last < 512) shift_last = __ldg((const float2 *)(from + col_last * 2));
+          for (int half = 0; half < 1 + HELD; half++) {
+            const float *from = p.shift_up + (here * TIMES_OF + (acc_row + 8 * half < committed)) * 8192 + rank * 1024;
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+              shift[half][i] = col < 512 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
+            shift_last[half] = col_last < 512 ? __ldg((const float2 *)(from + col_last * 2)) : make_float2(0, 0);
+          }
         }
         MARK_WAIT(19)
         const float4 squares = row_squares();
@@ -675,18 +685,19 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         consumers_sync();
         MARK(20)
         if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));  // all of this program's activations are used
-        const float s[8] = {shift[0].x, shift[0].y, shift[0].z, shift[0].w, shift[1].x, shift[1].y, shift[1].z, shift[1].w};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const int row = acc_row + 8 * half;
           if (row >= T) continue;
+          const float4 &s0 = shift[half * HELD][0], &s1 = shift[half * HELD][1];
+          const float s[8] = {s0.x, s0.y, s0.z, s0.w, s1.x, s1.y, s1.z, s1.w};
           float y[5];
 #pragma unroll
           for (int t = 0; t < 5; t++) {
             float gate = d[4 * t + 2 * half] * rs[row], up = d[4 * t + 2 * half + 1] * rs[row];
             if (!STATE) {
-              gate += t < 4 ? s[(2 * t) & 7] : shift_last.x;
-              up += t < 4 ? s[(2 * t + 1) & 7] : shift_last.y;
+              gate += t < 4 ? s[(2 * t) & 7] : shift_last[half * HELD].x;
+              up += t < 4 ? s[(2 * t + 1) & 7] : shift_last[half * HELD].y;
             }
             y[t] = gelu_tanh(gate) * up;
           }
@@ -706,8 +717,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         float d[20];
         // the scale of the next layer's first norm; behind the last layer there is a plain copy
         const bool final = layer == LAYERS - 1;
-        const float4 g = modulation(STATE ? nullptr : gate + WIDTH, 1);
-        const float4 s = modulation(STATE || final ? nullptr : scale + 2 * WIDTH, 0);
+        const float4 g = modulation(STATE ? nullptr : gate + NORM, 1);
+        const float4 s = modulation(STATE || final ? nullptr : scale + 2 * NORM, 0);
         MARK_WAIT(22)
         product(d, 8, 2);
         MARK(23)

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole flow loop of one robot as one kernel (flow_loop.cu, sm_90a, compiled at set-up by NVRTC). It equals
 
-    def flow_loop_reference(model, prefix, x_t, state, steps, guidance):
-        return model.flow.sample(model, prefix, x_t, state, steps, guidance)
+    def flow_loop_reference(model, prefix, x_t, state, steps, rtc):
+        return model.flow.sample(model, prefix, x_t, state, steps, rtc)
 
 Custom CUDA, because Triton has no way to ask for weights ahead of a wait across phases, nor to send sums from shared memory
 to shared memory: docs/engine/flow_loop.md has the layouts and the reasons. The Triton stages do all other sizes and GPUs.
@@ -23,31 +23,30 @@ from torch import Tensor
 
 from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, kernel, mma
 from pi_vla_ros.model.flow import times
-from pi_vla_ros.model.rtc import Guidance
+from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 from pi_vla_ros.model.rtc_schedule import strength
 
 CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
 THREADS, COUNTERS, PHASES = 384, 128, 27
 
 
-def built(
-    tokens: int, state: bool, depth: int, multicast: bool = False, by_head: bool = False, clock: bool = False
-) -> Kernel:
+def built(tokens: int, state: bool, depth: int, held: bool, multicast: bool = False, by_head: bool = False,
+          clock: bool = False) -> Kernel:  # fmt: skip
     """The kernel for up to `tokens` tokens, compiled once a process."""
     groups = 7 if tokens <= 56 else 8
     ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
-    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring,
+    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held),
                "MULTICAST": int(multicast), "BY_HEAD": int(by_head), "TIMES": int(clock)}  # fmt: skip
     return kernel("flow_loop", tuple(defines.items()), (mma(24), mma(40), mma(64), mma(64, transposed=True)))
 
 
-def fits(geometry, device: torch.device) -> bool:
+def fits(geometry, device: torch.device, held: bool) -> bool:
     """Whether the kernel can run this: Hopper, the published models' sizes, and all its clusters on the chip at once."""
     g = geometry.expert
     sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, geometry.language.width % 256)
     if not available(device) or sizes != (1024, 4096, 8, 256, 32, 0) or geometry.suffix > 64:
         return False
-    return built(geometry.suffix, geometry.model == "pi0", g.depth).clusters(8, THREADS) >= CLUSTERS
+    return built(geometry.suffix, geometry.model == "pi0", g.depth, held).clusters(8, THREADS) >= CLUSTERS
 
 
 def tiles(w: Tensor, rows: int) -> Tensor:
@@ -89,12 +88,14 @@ class FlowLoop:
     """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
-                 tokens: int, steps: int, keep: bool, multicast: bool = False, by_head: bool = False, clock: bool = False):  # fmt: skip
+                 tokens: int, steps: int, keep: bool, held: bool = False, multicast: bool = False, by_head: bool = False,
+                 clock: bool = False):  # fmt: skip
         """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
-        π0's last product before the layers, [W, W] and its constant part [64, W]. multicast: tiles that all programs
+        π0's last product before the layers, [W, W] and its constant part [64, W]; held: the modulations are of two
+        times, and runs have committed actions (π0.5). multicast: tiles that all programs
         read are loaded once a cluster; by_head: queries are waited for head by head. clock: `ticks` is written."""
         device = rope[0].device
-        self._kernel = built(tokens, mix is not None, len(layers), multicast, by_head, clock)
+        self._kernel = built(tokens, mix is not None, len(layers), held, multicast, by_head, clock)
         groups = 7 if tokens <= 56 else 8
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups * 512  # elements of 64 columns
@@ -128,9 +129,15 @@ class FlowLoop:
         sizes = [-(-key_rows // 64), steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
-    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, guidance: Guidance | None) -> None:
+    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, rtc: Chunking | None) -> None:
         """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks;
-        guidance: tensors on the device, the first robot's are read at every run."""
+        rtc: tensors on the device, the first robot's are read at every run; Committed just where built with `held`."""
         self._counters.zero_()
-        asked = (guidance.target, guidance.weights, guidance.most) if guidance else (None, None, None)
+        guidance, committed = (rtc if isinstance(rtc, kind) else None for kind in (Guidance, Committed))
+        asked = (
+            rtc and rtc.target,
+            guidance and guidance.weights,
+            guidance and guidance.most,
+            committed and committed.delay,
+        )
         self._kernel(CTAS, THREADS, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])

@@ -257,10 +257,11 @@ class ExpertStage:
             self._mix = model.action_time_mlp_out.weight.detach().float().contiguous()
         self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
         self._resident = None
-        if tune.resident and rtc != "trained" and dtype == torch.bfloat16 and fits(geometry, device):
+        held = rtc == "trained"
+        if tune.resident and dtype == torch.bfloat16 and fits(geometry, device, held):
             mix, entering = (self._mix, self._entering[:BLOCK_ROWS]) if self._state_token else (None, None)
             self._resident = FlowLoop(self._layers, self._turns, self._modulation, mix, entering, rope, key_rows,
-                                      self._tokens, steps, keep=batch > 1)  # fmt: skip
+                                      self._tokens, steps, keep=batch > 1, held=held)  # fmt: skip
         self.retune(tune)
 
     def chunked(self, batch: int) -> bool:
