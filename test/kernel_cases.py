@@ -26,6 +26,7 @@ from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.kernels.qkv import paired, qkv, rope_tables
 from pi_vla_ros.kernels.residual import residual
 from pi_vla_ros.kernels.vision_attention import vision_attention
+from pi_vla_ros.kernels.vision_linear import row_moments
 from pi_vla_ros.model.rtc import Committed, Guidance
 
 EPS = 1e-6
@@ -230,6 +231,13 @@ def row_sums_case(b: Bench, m: int, n: int) -> Results:
     return [("sums", stats.buffer[0], x.float().square().sum(-1))]
 
 
+def row_moments_case(b: Bench, m: int, parts: int, part: int) -> Results:
+    x, moments = b.randn(m, parts * part), b.room(parts, m, 2, dtype=torch.float32)
+    row_moments(x, moments, pdl=b.pdl)
+    of = x.float().unflatten(1, (parts, part))
+    return [("moments", moments, torch.stack([of.sum(-1), of.square().sum(-1)], -1).transpose(0, 1))]
+
+
 def residual_case(b: Bench, m: int, n: int, k: int, tile: Tile, *, gate: bool, before: bool,
                   delays: Delays = None) -> Results:  # fmt: skip
     a, w = b.randn(m, k), b.randn(n, k)
@@ -387,6 +395,7 @@ CASES = {
     "geglu": (geglu_case, (5, 37, 3), {}),
     "geglu, more than a block": (geglu_case, (2, 2056, 1), {}),
     "row sums": (row_sums_case, (7, 45), {}),
+    "row moments": (row_moments_case, (5, 3, 20), {}),
     **{
         f"residual split {split}": (
             residual_case,

@@ -48,7 +48,8 @@ def test_a_row_too_many_is_found():
 
 
 def test_every_kernel_has_a_case():
-    launched_by = {"split_kernel": "split_attention", "join_kernel": "split_attention", "noise_kernel": "draw"}
+    launched_by = {"split_kernel": "split_attention", "join_kernel": "split_attention", "noise_kernel": "draw",
+                   "moments_kernel": "row_moments"}  # fmt: skip
     for module in pkgutil.iter_modules(pi_vla_ros.kernels.__path__, "pi_vla_ros.kernels."):
         own_test = Path(__file__).with_name(f"test_kernels_{module.name.rpartition('.')[2]}.py")
         for name in vars(import_module(module.name)):
