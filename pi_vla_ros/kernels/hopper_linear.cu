@@ -11,9 +11,9 @@
 // The rows of W are packed so that a thread holds 8 neighbouring columns of the output (a 16-byte store) and four threads
 // 32 of them.
 //
-// Compile-time: BN, MMA and HALF_MMA (its wrappers for BN and BN / 2), STAGES; NORM; EPILOGUE: one of
-// GEGLU (W alternates gate and up), RESIDUAL (onto x, with the row sums of the result), QKV (rotation, K/V cache);
-// CHUNKED: the cache is a list of chunks (one robot, kernels/flow_loop.py), else rows.
+// Compile-time: BN, MMA and HALF_MMA (its wrappers for BN and BN / 2), STAGES; PARTS in which A's row sums come (0: no norm);
+// EPILOGUE: one of GEGLU (W alternates gate and up), RESIDUAL (onto x, with the row sums of the result), QKV (rotation,
+// K/V cache); CHUNKED: the cache is a list of chunks (one robot, kernels/flow_loop.py), else rows.
 
 constexpr int BM = 128, BK = 64, GEGLU = 0, RESIDUAL = 1, QKV = 2;
 constexpr int A_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = A_BYTES + W_BYTES;
@@ -30,7 +30,7 @@ struct Walk {  // through the stages, again and again
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, char *out,
               const char *x, const float *sums_in, float *sums_out, char *keys, char *values, const float *cos,
-              const float *sin, int M, int N, int K, int parts, int sums_stride, int heads, int tokens, int cache_rows) {
+              const float *sin, int M, int N, int K, int sums_stride, int heads, int tokens, int cache_rows) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   const u32 stages = shared(base), full = stages + STAGES * STAGE, empty = full + 8 * STAGES;
@@ -87,17 +87,12 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
       const Tile tile = tile_of(i);
       const int row = tile.row + (tile.half ? 0 : group * 64) + (warp & 3) * 16 + (lane >> 2);
       const int col = tile.col + (tile.half ? group * (BN / 2) : 0), width = tile.half ? BN / 2 : BN;
-      float scale[2] = {1, 1};  // rows `row` and `row + 8`: the norm, applied to the result
-      if (NORM) {
+      float squares[2][(PARTS + 3) / 4 + !PARTS];  // of A's rows `row`, `row + 8`: asked for now, needed behind the product
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-          float sum = 0;
-          if (row + 8 * h < M) for (int j = quad; j < parts; j += 4) sum += __ldcg(sums_in + j * sums_stride + row + 8 * h);
-          sum += __shfl_xor_sync(~0u, sum, 1);
-          sum += __shfl_xor_sync(~0u, sum, 2);
-          scale[h] = rsqrtf(sum / K + 1e-6f);
-        }
-      }
+      for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < (PARTS + 3) / 4; j++)
+          squares[h][j] = row + 8 * h < M && 4 * j + quad < PARTS ? __ldcg(sums_in + (4 * j + quad) * sums_stride + row + 8 * h) : 0.f;
       uint4 before[EPILOGUE == RESIDUAL ? 2 * BN / 32 : 1];
       if (EPILOGUE == RESIDUAL)
 #pragma unroll
@@ -134,6 +129,15 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int r = row + 8 * h;
+        float scale = 1;  // the norm, applied to the result
+        if (PARTS) {
+          float sum = 0;
+#pragma unroll
+          for (int j = 0; j < (PARTS + 3) / 4; j++) sum += squares[h][j];
+          sum += __shfl_xor_sync(~0u, sum, 1);
+          sum += __shfl_xor_sync(~0u, sum, 2);
+          scale = rsqrtf(sum / K + 1e-6f);
+        }
         if (EPILOGUE == GEGLU) {
 #pragma unroll
           for (int g = 0; g < BN / 64; g++) {
@@ -141,7 +145,7 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
             float y[8];
 #pragma unroll
             for (int t = 0; t < 8; t++)
-              y[t] = gelu_tanh(d[4 * (8 * g + t) + 2 * h] * scale[h]) * (d[4 * (8 * g + t) + 2 * h + 1] * scale[h]);
+              y[t] = gelu_tanh_fast(d[4 * (8 * g + t) + 2 * h] * scale) * (d[4 * (8 * g + t) + 2 * h + 1] * scale);
             if (r < M)
               *(uint4 *)(out + ((long long)r * (N / 2) + col / 2 + g * 32 + quad * 8) * 2) =
                   make_uint4(pack(y[0], y[1]), pack(y[2], y[3]), pack(y[4], y[5]), pack(y[6], y[7]));
@@ -154,7 +158,7 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
           if (g * 32 >= width) break;
           float y[8];
 #pragma unroll
-          for (int t = 0; t < 8; t++) y[t] = d[4 * (4 * g + (t >> 1)) + 2 * h + (t & 1)] * scale[h];
+          for (int t = 0; t < 8; t++) y[t] = d[4 * (4 * g + (t >> 1)) + 2 * h + (t & 1)] * scale;
           const int c = col + g * 32 + quad * 8;
           if (EPILOGUE == RESIDUAL) {
             const uint4 b = before[h * (BN / 32) + g];

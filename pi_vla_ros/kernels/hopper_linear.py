@@ -71,13 +71,13 @@ def _launch(epilogue: int, a: Rows, m: int, w: Matrix, out: Tensor | None, *, pd
     n, k = w.w.shape
     clusters = min(-(-m // 128) * (n // w.width) // 2, PAIRS)
     defines = {"BN": w.width, "MMA": f"mma{w.width}", "HALF_MMA": f"mma{w.width // 2}",
-               "STAGES": (SHARED - 2048) // ((128 + w.width) * 128), "NORM": int(stats_in is not None),
+               "STAGES": (SHARED - 2048) // ((128 + w.width) * 128), "PARTS": stats_in.parts if stats_in else 0,
                "EPILOGUE": epilogue, "CHUNKED": int(chunked)}  # fmt: skip
     run = kernel("hopper_linear", tuple(defines.items()), (mma(w.width), mma(w.width // 2)))
     run(
         2 * clusters, 384,
         [a.map, w.map, out, x, stats_in and stats_in.buffer, stats_out and stats_out.buffer, *cache, *rope, m, n, k,
-         stats_in.parts if stats_in else 0, (stats_in or stats_out).buffer.shape[1], heads, tokens, cache_rows],
+         (stats_in or stats_out).buffer.shape[1], heads, tokens, cache_rows],
         pdl,
     )  # fmt: skip
 
