@@ -146,13 +146,16 @@ def test_qkv(monkeypatch, m, seed, chunked):
             assert got[:, tokens:].isnan().all()
 
 
+EDGES = [(63, 130, 6), (128, 64, 5), (129, 100, 2), (449, 200, 3), (515, 64, 7), (968, 1008, 3), (968, 328, 8)]
+
+
 @pytest.mark.parametrize(
     ("length", "count", "seed"),
-    [(1, 16, 0), (64, 200, 1), (200, 130, 2), pytest.param(968, 1008, 3, marks=slow)],
+    [(1, 16, 0), (64, 200, 1), (65, 64, 4), (200, 130, 2), *(pytest.param(*e, marks=slow) for e in EDGES)],
 )
 def test_attention(monkeypatch, length, count, seed):
     with_cpu(monkeypatch, seed)
-    q, plain = random(count, 256), random(2, 17 * 64, 256)
+    q, plain = random(count, 256, size=3), random(2, 17 * 64, 256)
     plain[:, length : -(-length // 64) * 64] = 0
     plain[:, -(-length // 64) * 64 :] = NAN
     keys, values = (in_chunks(t) for t in plain)
@@ -162,6 +165,18 @@ def test_attention(monkeypatch, length, count, seed):
     k, v = plain[:, :length].float()
     close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
     assert out[count].isnan().all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_attention_in_every_order(monkeypatch):
+    q, (keys, values) = random(130, 256, size=3), (in_chunks(t) for t in random(2, 576, 256))
+    lengths, runs = torch.tensor([570], dtype=torch.int32), []
+    for seed in range(12):
+        with_cpu(monkeypatch, seed)
+        runs.append(poisoned(130, 256))
+        chunk_attention(queries_map(q), 130, keys, values, runs[-1], lengths, pdl=False)
+    assert all(torch.equal(r, runs[0]) for r in runs)
 
 
 # --- the flow loop -----------------------------------------------------------------------------------------------

@@ -110,11 +110,6 @@ __device__ __forceinline__ void tile_in_all(u32 to, const TensorMap *map, int co
 __device__ __forceinline__ void into_l2(const void *from, u32 bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
-// This program's share of `bytes` (a multiple of 16) that a later kernel will read.
-__device__ __forceinline__ void share_into_l2(const char *from, u32 bytes) {
-  const u32 share = (bytes / gridDim.x + 2047) / 2048 * 2048, start = blockIdx.x * share;
-  if (start < bytes) into_l2(from + start, share < bytes - start ? share : bytes - start);
-}
 // Ordinary accesses before, copies after; each memory has its own fence (one for all costs 0.3 µs more).
 __device__ __forceinline__ void fence_global() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 __device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -136,6 +131,13 @@ __device__ __forceinline__ u64 transposed_tile_at(u32 address, u32 bytes = 8192)
 __device__ __forceinline__ void mma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void mma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void mma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// Behind a wait: keeps the compiler from looking at a result earlier.
+template <int N> __device__ __forceinline__ void arrived(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+// ptxas puts a wait for products before whatever does not need them, but not before a branch: `v`, never negative, is first.
+__device__ __forceinline__ void first(float v) { if (!(v < 0)) __syncwarp(); }
 
 // --- numbers --------------------------------------------------------------------------------------------------------
 

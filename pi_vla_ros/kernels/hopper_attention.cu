@@ -4,21 +4,17 @@
 // Attention of many query heads over one key/value head of 256 dimensions: see hopper_attention.py for what it equals.
 //
 // A program has 64 rows of queries (heads are folded into rows) and two warpgroups that take the chunks of 64 keys in
-// turn: while one forms its softmax, the other has the tensor cores. Each keeps its own running answer of 64 × 256 in
-// registers; at the end they join them through shared memory. Chunks come as plain copies: the cache has their layout.
+// turn. The tensor cores form a chunk's answer and the next one's scores while its warpgroup forms the softmax. Each keeps
+// its own running answer of 64 × 256 in registers; at the end they join them through shared memory. Chunks come as plain
+// copies: the cache has their layout.
 // Two programs (a cluster) see the same keys: each loads half of a chunk for both, or the L2 cache would be the limit.
 //
 // A warpgroup has barriers of its own for what arrives. It does not see every round of a slot, and of a barrier that the
 // other one waits for it could not tell "my round is there" from "the round before it is not".
 
-constexpr int TILE = 8192, CHUNK = 4 * TILE, SLOTS = 5;  // slots of the ring: keys and values of a chunk take one each
-constexpr int STRIDE = 132;                              // floats of a row of the joined halves
-
-struct Walk {
-  int slot = 0;
-  u32 parity = 0;
-  __device__ void next() { if (++slot == SLOTS) { slot = 0; parity ^= 1; } }
-};
+constexpr int TILE = 8192, CHUNK = 4 * TILE, SLOTS = 6;  // slots of the ring: keys and values of a chunk take one each
+constexpr int STRIDE = 136;                              // floats of a row of the joined halves: no two rows in a bank
+constexpr float SCALE = 0.0625f * 1.4426950408889634f;   // 1/√256, of a power of 2
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, const char *values, char *out,
@@ -39,23 +35,26 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     bar_init_done();
   }
   if (threadIdx.x == 0) map_in(&q_map);
+  const int length = uniform(lengths[0]), chunks = (length + 63) / 64;  // was there before the chain of kernels began
   cluster_meet();
   chain_wait();
-  const int length = uniform(lengths[0]), chunks = (length + 63) / 64;
 
   if (warp >= 8) {  // ---- loads
     fewer_registers<40>();
     if (warp == 8 && lane == 0) {
       bar_expect(q_full, CHUNK);
       for (int i = 0; i < 4; i++) tile_in(queries + i * TILE, &q_map, i * 64, blockIdx.x * 64, q_full);
-      Walk s;
-      for (int i = 0; i < 2 * chunks; i++, s.next()) {
-        bar_wait(empty + 8 * s.slot, s.parity ^ 1);
-        const u32 bar = full + 8 * ((i >> 1 & 1) * SLOTS + s.slot);
+      int entry = 0;  // of the ring; in the order in which the warpgroups want them: K K, K V, K V, ..., V V
+      auto load = [&](const char *from, int chunk) {
+        const int slot = entry % SLOTS, half = rank * (CHUNK / 2);
+        const u32 bar = full + 8 * ((chunk & 1) * SLOTS + slot);
+        bar_wait(empty + 8 * slot, entry++ / SLOTS & 1 ^ 1);
         bar_expect(bar, CHUNK);
-        const int half = rank * (CHUNK / 2);
-        copy_in_all(ring + s.slot * CHUNK + half, (i & 1 ? values : keys) + (long long)(i >> 1) * CHUNK + half, CHUNK / 2,
-                    bar, 3);
+        copy_in_all(ring + slot * CHUNK + half, from + (long long)chunk * CHUNK + half, CHUNK / 2, bar, 3);
+      };
+      for (int chunk = 0; chunk < chunks + 2; chunk++) {
+        if (chunk < chunks) load(keys, chunk);
+        if (chunk >= 2) load(values, chunk - 2);
       }
     }
     __syncwarp();
@@ -69,62 +68,91 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   float o[128], top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
 #pragma unroll
   for (int i = 0; i < 128; i++) o[i] = 0;
-  bar_wait(q_full, 0);
-  Walk s;
-  u32 parities = 0;  // a bit a slot: the next round of this warpgroup's barrier
-  auto wait_full = [&] {
-    bar_wait(full + 8 * (group * SLOTS + s.slot), parities >> s.slot & 1);
-    parities ^= 1u << s.slot;
+  float score[32];
+  u32 prob[16], parities = 0;  // a bit a slot: the next round of this warpgroup's barrier
+  auto wait_full = [&](int entry) {
+    const int slot = entry % SLOTS;
+    bar_wait(full + 8 * (group * SLOTS + slot), parities >> slot & 1);
+    parities ^= 1u << slot;
+    return slot;
   };
-  for (int chunk = 0; chunk < chunks; chunk++) {
-    if ((chunk & 1) != group) { s.next(); s.next(); continue; }
-    float score[32];
-    wait_full();
+  auto ask_scores = [&](int chunk) {
+    const int slot = wait_full(chunk + max(chunk - 2, 0));
     mma_begin();
 #pragma unroll
     for (int i = 0; i < 16; i++)
-      mma64(score, tile_at(queries + (i >> 2) * TILE) + 2 * (i & 3), tile_at(ring + s.slot * CHUNK + (i >> 2) * TILE) + 2 * (i & 3), i);
+      mma64(score, tile_at(queries + (i >> 2) * TILE) + 2 * (i & 3), tile_at(ring + slot * CHUNK + (i >> 2) * TILE) + 2 * (i & 3), i);
     mma_commit();
-    mma_wait<0>();
-    release(s.slot);
-    s.next();
-
-    u32 prob[16];
+    return slot;
+  };
+  float shrink[2];
+  auto softmax = [&](int chunk) {  // in place; what came before is to be shrunk
     const int last = length - 1 - chunk * 64 - quad * 2;  // of this thread's columns, the last that is a key
+    if (chunk == chunks - 1)
+#pragma unroll
+      for (int i = 0; i < 32; i++) if ((i >> 2) * 8 + (i & 1) > last) score[i] = -INFINITY;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-      float most = top[h], sum = 0;
+      float most = -INFINITY, sum = 0;
 #pragma unroll
-      for (int i = 0; i < 16; i++) {
-        float &v = score[4 * (i >> 1) + 2 * h + (i & 1)];
-        v = (i >> 1) * 8 + (i & 1) <= last ? v * (0.0625f * 1.4426950408889634f) : -INFINITY;
-        most = fmaxf(most, v);
-      }
+      for (int t = 0; t < 8; t++) most = fmaxf(most, fmaxf(score[4 * t + 2 * h], score[4 * t + 2 * h + 1]));
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      const float shrink = exp2_fast(top[h] - most);  // every chunk has a key: most is finite
+      most = fmaxf(top[h], SCALE * fmaxf(most, __shfl_xor_sync(~0u, most, 2)));  // every chunk has a key: it is finite
+      shrink[h] = exp2_fast(top[h] - most);
       top[h] = most;
 #pragma unroll
-      for (int t = 0; t < 8; t++) {
-        const float e0 = exp2_fast(score[4 * t + 2 * h] - most), e1 = exp2_fast(score[4 * t + 2 * h + 1] - most);
-        sum += e0 + e1;
-        prob[2 * t + h] = pack(e0, e1);
-      }
-      total[h] = total[h] * shrink + sum;  // of this thread's columns; the quad's are added at the end
+      for (int t = 0; t < 8; t++)
 #pragma unroll
-      for (int t = 0; t < 32; t++) { o[4 * t + 2 * h] *= shrink; o[4 * t + 2 * h + 1] *= shrink; }
+        for (int e = 0; e < 2; e++) {
+          float &v = score[4 * t + 2 * h + e];
+          v = exp2_fast(v * SCALE - most);
+          sum += v;
+        }
+      total[h] = total[h] * shrink[h] + sum;  // of this thread's columns; the quad's are added at the end
     }
-    wait_full();
+  };
+  auto ask_answer = [&](int chunk) {
+    const int slot = wait_full(chunk + min(chunk + 3, chunks));
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
       const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-      mma256_regs_transposed(o, a, transposed_tile_at(ring + s.slot * CHUNK + k * 2048), 1);
+      mma256_regs_transposed(o, a, transposed_tile_at(ring + slot * CHUNK + k * 2048), 1);
     }
     mma_commit();
+    return slot;
+  };
+  auto round = [&] {
+#pragma unroll
+    for (int i = 0; i < 16; i++) prob[i] = pack(score[2 * i], score[2 * i + 1]);
+  };
+  bar_wait(q_full, 0);
+  if (group < chunks) {
+    int chunk = group, slot = ask_scores(chunk);
     mma_wait<0>();
-    release(s.slot);
-    s.next();
+    arrived(score);
+    release(slot);
+    softmax(chunk);
+    round();
+    for (; chunk + 2 < chunks; chunk += 2) {
+      slot = ask_scores(chunk + 2);
+      const int behind = ask_answer(chunk);
+      mma_wait<1>();
+      arrived(score);
+      release(slot);
+      softmax(chunk + 2);
+      first(total[0] + total[1]);  // and the next probabilities
+      mma_wait<0>();
+      arrived(o);
+      release(behind);
+      round();
+#pragma unroll
+      for (int i = 0; i < 128; i++) o[i] *= shrink[i >> 1 & 1];
+    }
+    slot = ask_answer(chunk);
+    mma_wait<0>();
+    arrived(o);
+    release(slot);
   }
 
   cluster_meet();  // both programs are done with both rings; nobody leaves while the other may still write to it

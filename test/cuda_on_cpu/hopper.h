@@ -35,6 +35,8 @@ template <class To, class From> To bits(From v) {
 inline float __int_as_float(int v) { return bits<float>(v); }
 inline float __uint_as_float(u32 v) { return bits<float>(v); }
 inline u32 __float_as_uint(float v) { return bits<u32>(v); }
+template <class T> T min(T a, T b) { return a < b ? a : b; }
+template <class T> T max(T a, T b) { return a > b ? a : b; }
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcg(const T *p) { return *p; }
 inline float __fdividef(float a, float b) { return a / b; }
@@ -132,6 +134,7 @@ inline int afresh(int v) { return v; }
 inline void mma_begin() { me->fenced = true; }
 inline void mma_commit() { machine::commit(); }
 template <int N> void mma_wait(Here h = Here::current()) { machine::wait_products(N, h); }
+template <int N> void arrived(float (&)[N]) {}
 
 inline u32 rounded(float x) {  // to bf16, nearest even
   const u32 v = bits<u32>(x);
