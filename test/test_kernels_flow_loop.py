@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from pi_vla_ros.engine.fused.weights import GemmaLayer, Turn
 from pi_vla_ros.kernels import flow_loop
-from pi_vla_ros.kernels.flow_loop import CTAS, QKV_ROWS, by_depth, packed_layer, tiles
+from pi_vla_ros.kernels.flow_loop import CTAS, QKV_ROWS, as_held, by_depth, packed_layer, tiles
 
 
 def test_tiles_are_swizzled():
@@ -59,9 +59,8 @@ def test_a_layer_holds_every_weight_once():
 
 def test_gate_and_up_of_four_neighbours_meet_in_one_thread():
     zero = torch.zeros(2560, 1024), torch.zeros(1024, 2048), torch.zeros(1024, 4096)
-    layer = packed_layer(
-        zero[0], zero[1], numbered(8192, 1024), zero[2]
-    )  # gate of column r / 2 if r is even, else its up
+    up = numbered(8192, 1024)  # row r: gate of column r / 2 if r is even, else its up
+    layer = packed_layer(zero[0], zero[1], up, zero[2])
     first = 8 * 2 * QKV_ROWS * 64 + 4 * 72 * 64  # elements of QKV and output tiles before
     cluster, rank = 2, 7
     rows = rows_of(layer[8 * cluster + rank, first : first + 72 * 64])
@@ -70,6 +69,28 @@ def test_gate_and_up_of_four_neighbours_meet_in_one_thread():
             for n in range(4):
                 row, column = 32 * group + 8 * n + 2 * quad, rank * 512 + cluster * 36 + 16 * group + 4 * quad + n
                 assert rows[row : row + 2] == [2 * column + 1, 2 * column + 2]
+
+
+def test_each_rank_begins_at_blocks_of_its_own():
+    """What all programs read (QKV, gate and up): the kernel asks for the activations of rank r from block 2 r on."""
+    block = torch.arange(1024.0) // 64 + 1  # column c says which block of 64 it is in
+    qkv, up = (block.expand(n, 1024) for n in (2560, 8192))
+    layer = packed_layer(qkv, torch.zeros(1024, 2048), up, torch.zeros(1024, 4096))
+    for rank in range(8):
+        program = layer[8 + rank]
+        first = program[: 16 * QKV_ROWS * 64].view(16, -1)
+        second = program[16 * QKV_ROWS * 64 + 4 * 72 * 64 :][: 16 * 72 * 64].view(16, -1)
+        for tiles_of in (first, second):
+            assert [int(t.max()) for t in tiles_of] == [(2 * rank + i) % 16 + 1 for i in range(16)]
+
+
+def test_columns_of_out_stand_as_answers_travel():
+    """Word k of lane q's 16 bytes of answers is the pair 4 k + q of 16: the weights that meet it must be that pair's."""
+    w = torch.arange(2048.0).expand(1024, 2048)
+    order = as_held(w)[0].view(-1, 4, 4, 2)  # [32 columns, lane, word, of a pair]
+    for lane in range(4):
+        for word in range(4):
+            assert order[3, lane, word].tolist() == [3 * 32 + 8 * word + 2 * lane, 3 * 32 + 8 * word + 2 * lane + 1]
 
 
 def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):

@@ -17,8 +17,7 @@
 // A program writes into another's memory only where that one reads nothing any more. What says so: where not all programs
 // of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
 //
-// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), MULTICAST (the tiles that all programs read are
-// loaded once a cluster), BY_HEAD (a head's cluster waits for those who write its queries, not for all), TIMES (clock ticks of the phases are written);
+// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots),
 // HELD: the first `delay` actions are the target's and stand at flow time 0 (π0.5; tables have a second row for it).
 
 constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
@@ -31,6 +30,7 @@ constexpr int KEYS_FIRST = 2048 / QKV_ROWS, KEYS_CTAS = (2560 + QKV_ROWS - 1) / 
 constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
 constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
 constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
+constexpr int ARRIVALS = 8;                   // parts of the activations that arrive one by one
 constexpr int R_STRIDE = 72;                  // floats; keeps accumulator stores free of bank conflicts
 constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
 // Places in the activations' memory while a phase uses less than all of it.
@@ -47,12 +47,12 @@ struct Params {
   float *ss, *xg;
   const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
   u32 *counters;
-  long long *times, chunks, steps, tokens;
+  long long chunks, steps, tokens;
 };
 
-static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + 8) * 8 + TIMES * 27 * 8 <= 232448);
+static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + ARRIVALS + 4) * 8 <= 232448);
 
-enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8, C_HEAD = C_ACT + 8 };  // C_HEAD + 8: keys and values
+enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 
@@ -68,15 +68,6 @@ __device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
   if (threadIdx.x == 0) wait_for(counter, target);
   consumers_sync();
 }
-// Four words of each of four neighbouring lanes: afterwards lane q has word q of all four, in their order.
-__device__ __forceinline__ void transpose(u32 (&w)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-  u32 a = __shfl_xor_sync(~0u, odd ? w[0] : w[1], 1), b = __shfl_xor_sync(~0u, odd ? w[2] : w[3], 1);
-  if (odd) { w[0] = a; w[2] = b; } else { w[1] = a; w[3] = b; }
-  a = __shfl_xor_sync(~0u, high ? w[0] : w[2], 2), b = __shfl_xor_sync(~0u, high ? w[1] : w[3], 2);
-  if (high) { w[0] = a; w[1] = b; } else { w[2] = a; w[3] = b; }
-}
-
 // --- the kernel -------------------------------------------------------------------------------------------------
 
 struct Ring {  // where a warp is in the endless stream of slots
@@ -98,20 +89,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   float *tops = small + 64;                   // [2][64] largest scores of the rows, of each warpgroup's keys
   float2 *seen = (float2 *)(tops + 128);      // [8 programs][2][8 rows] largest score, sum of weights
   Params &p = *(Params *)(seen + 128);        // re-read where it is needed: registers are for accumulators
-  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[4], a_empty, parts_full, others_free, answers_full
-  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 32;
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[ARRIVALS], a_empty, parts_full, others_free, answers_full
+  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 8 * ARRIVALS;
   const u32 parts_full = a_empty + 8, others_free = parts_full + 8, answers_full = others_free + 8;
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
-#if TIMES
-  constexpr int PHASES = 27;
-  long long *spent = (long long *)(bars + 2 * RING + 8), last = clock64();
-  if (tid < PHASES) spent[tid] = 0;
-#define MARK(i) if (tid == 0) { const long long now = clock64(); spent[i] += now - last; last = now; }
-#define MARK_WAIT(i) { bar_wait(a_full, a_parity); MARK(i) }
-#else
-#define MARK(i)
-#define MARK_WAIT(i)
-#endif
   for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   __syncthreads();
   const int cluster = cta >> 3, rank = cta & 7;  // 72 columns, or a head; an eighth of the inner axis, or every 8th chunk
@@ -124,7 +105,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
   if (tid == 0) {
     for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
-    for (int i = 0; i < 4; i++) bar_init(a_full + 8 * i, 1);
+    for (int i = 0; i < ARRIVALS; i++) bar_init(a_full + 8 * i, 1);
     bar_init(a_empty, 8);
     bar_init(parts_full, 1);
     bar_init(others_free, 8);
@@ -159,8 +140,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             for (int part = 0; part < 2; part++)
               for (int chunk = first; chunk < first + both; chunk += 8) {
                 if (chunk * 64 + 64 > start) {  // holds keys of this layer's own tokens
-                  if (BY_HEAD) wait_for(COUNTER(C_HEAD + 8), KEYS_CTAS * (L + 1));
-                  else wait_for(COUNTER(C_QKV), CTAS * (L + 1));
+                  wait_for(COUNTER(C_QKV), CTAS * (L + 1));
                   fence_global();
                 }
                 const char *from = (part ? values : keys) + (long long)(layer * layer_chunks + chunk) * CHUNK;
@@ -177,22 +157,20 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     if (lane == 0) {
     u32 parity = 0;
     auto load = [&](const u32 *counter, u32 target, const char *from, int blocks) {
-      wait_for(counter, target);
+      const int parts = blocks < ARRIVALS ? blocks : ARRIVALS, bytes = blocks / parts * BLOCK;
       bar_wait(a_empty, parity ^ 1);
       parity ^= 1;
+      for (int i = 0; i < ARRIVALS; i++) {  // before the wait, so that nothing stands between it and the copies
+        if (i < parts) bar_expect(a_full + 8 * i, bytes);
+        else bar_arrive(a_full + 8 * i);
+      }
+      wait_for(counter, target);
       fence_global();
-      const int parts = blocks < 4 ? blocks : 4, bytes = blocks / parts * BLOCK;
-      for (int i = parts; i < 4; i++) bar_arrive(a_full + 8 * i);
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (i >= parts) continue;
-        bar_expect(a_full + 8 * i, bytes);
-        if (MULTICAST && blocks == 16) {  // an eighth for all; the counter says that nobody reads his old ones any more
-          if (i == rank >> 1)
-            copy_in_all(shared(a_tile + rank * 2 * BLOCK), from + rank * 2 * BLOCK, 2 * BLOCK, a_full + 8 * i, 255);
-        } else {
-          copy_in(shared(a_tile + i * bytes), from + i * bytes, bytes, a_full + 8 * i);
-        }
+#pragma unroll 1
+      for (int i = 0; i < parts; i++) {
+        // What all programs read, each rank begins at another place, or all would ask for the same lines at once.
+        const int turned = blocks == 16 ? i + rank & 7 : i;  // weights are packed in the same order
+        copy_in(shared(a_tile + i * bytes), from + turned * bytes, bytes, a_full + 8 * i);
       }
     };
     for (int step = 0, L = 0; step < steps; step++) {
@@ -201,10 +179,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
         else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
         else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
-        if (cluster < HEADS) {
-          const int writers = (cluster * 256 + 255) / QKV_ROWS - cluster * 256 / QKV_ROWS + 1;
-          load(COUNTER(BY_HEAD ? C_HEAD + cluster : C_QKV), (BY_HEAD ? writers : CTAS) * (L + 1), p.q + cluster * 4 * BLOCK, 4);
-        }
+        if (cluster < HEADS) load(COUNTER(C_QKV), CTAS * (L + 1), p.q + cluster * 4 * BLOCK, 4);
         load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4);
         load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
         load(COUNTER(C_ACT + rank), CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8);
@@ -251,25 +226,6 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     bar_wait(full + 8 * own.slot, own.parity);
     return own.slot;
   };
-  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other; `per_quarter` tiles of A arrive
-  // together.
-  auto product = [&](float (&d)[20], int tiles, int per_quarter) {
-    int before = -1;
-    for (int i = 0; i < tiles; i++, r.next()) {
-      bar_wait(a_full + 8 * (i / per_quarter), a_parity);
-      bar_wait(full + 8 * r.slot, r.parity);
-      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * 4096);
-      mma_begin();
-#pragma unroll
-      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, i | k);
-      mma_commit();
-      if (before >= 0) { mma_wait<1>(); release(before); }
-      before = r.slot;
-    }
-    mma_wait<0>();
-    release(before);
-    a_done();
-  };
   // 1 / root mean square of every row, from the clusters' sums of squares: 8 rows a warp, 4 lanes a row.
   // Asked for when the activations are there, used behind the product: the trip to the L2 cache costs nothing.
   auto row_squares = [&] {
@@ -282,13 +238,31 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     s += __shfl_xor_sync(~0u, s, 2);
     if ((lane & 3) == 0) rs[warp * 8 + (lane >> 2)] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
   };
+  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other; `per_part` tiles of A arrive
+  // together.
+  auto product = [&](float (&d)[20], int tiles, int per_part) {
+    int before = -1;
+    for (int i = 0; i < tiles; i++, r.next()) {
+      bar_wait(a_full + 8 * (i / per_part), a_parity);
+      bar_wait(full + 8 * r.slot, r.parity);
+      const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * 4096);
+      mma_begin();
+#pragma unroll
+      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, i | k);
+      mma_commit();
+      if (before >= 0) { mma_wait<1>(); release(before); }
+      before = r.slot;
+    }
+    mma_wait<0>();
+    release(before);
+  };
   // Gate of a sub-block or scale of the next norm, asked for before the product.
   auto modulation = [&](const float *of, float otherwise) {
     return of && owner ? load4(of + x_col + (x_row < committed ? WIDTH : 0)) : make_float4(otherwise, otherwise, otherwise, otherwise);
   };
   // The end of a sub-block: this program's part of 72 columns to those who finish the rows, the 8 parts of its own rows
   // in, residual, input of the next norm and its sums of squares out.
-  auto end_block = [&](const float (&d)[20], const float4 &g, const float4 &s, u32 *done, u32 parity, int phase) {
+  auto end_block = [&](const float (&d)[20], const float4 &g, const float4 &s, u32 *done, u32 parity) {
     const int T = afresh(all_rows), rows = afresh(own_rows);
 #pragma unroll
     for (int half = 0; half < 2; half++)
@@ -301,12 +275,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
                    d[8 * i + 4 + 2 * half], d[8 * i + 5 + 2 * half]), bar);
         if (group) store_in(to + (32 + acc_col) * 4, make_float2(d[16 + 2 * half], d[17 + 2 * half]), bar);
       }
-    MARK(phase)
     if (rows) {
       if (tid == 0) bar_expect(parts_full, rows * 8 * COLUMNS * 4);
       bar_wait(parts_full, parity & 1);
     }
-    MARK(phase + 1)
     float square = 0;
     if (owner) {
       const float *part = (float *)(a_tile + PARTS) + warp * COLUMNS + lane * 4;
@@ -327,7 +299,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       if (lane == 0) p.ss[x_row * 16 + cluster] = square;
     }
     publish(done);
-    MARK(phase + 2)
+    a_done();
   };
 
   // One action's row between two steps: velocity out, x_t moved, token in.
@@ -414,12 +386,11 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
   for (int step = 0; step < steps; step++) {
     if (cta < actions) turn(step);
-    MARK(0)
     if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
       float d[20];
       product(d, 2, 1);
       if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step, 1);  // `parts`: free since the counter of the turns
+      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step);  // `parts`: free since the counter of the turns
     }
     for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
@@ -439,10 +410,9 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
           shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(shifts + col));
           turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
         }
-        MARK_WAIT(4)
         const float4 squares = row_squares();
         for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
-          bar_wait(a_full + 8 * (i >> 1), a_parity);
+          bar_wait(a_full + 8 * i, a_parity);
           const int slot = next_own();
           mma_begin();
 #pragma unroll
@@ -459,7 +429,6 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         release(before);
         row_scales(squares);
         consumers_sync();
-        MARK(5)
         float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
 #pragma unroll
         for (int t = 0; t < 3; t++) {
@@ -483,21 +452,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             else *(u32 *)((col < 2304 ? keys : values) + own + block * KEYS + at(place, chunk) + rest) = out;
           }
         }
-        if (BY_HEAD) {
-          const int first = (cta * QKV_ROWS) >> 8, last = (cta * QKV_ROWS + QKV_ROWS - 1) >> 8;
-          const int head = first < 8 ? first : 8, next = last < 8 ? last : 8;
-          fence_global();
-          consumers_sync();
-          if (cta < KEYS_FIRST + KEYS_CTAS) {
-            if (tid == 0) count_up(COUNTER(C_HEAD + head));
-            if (tid == 32 && next != head) count_up(COUNTER(C_HEAD + next));
-          }
-          if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));
-        } else {
-          publish(COUNTER(C_QKV));
-        }
+        publish(COUNTER(C_QKV));
         a_done();
-        MARK(6)
       }
 
       if (cluster < HEADS) {  // ---- attention of one head to every 8th chunk of 64 keys, two at a time: a warpgroup forms
@@ -505,9 +461,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         float o[2][32], top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
 #pragma unroll
         for (int i = 0; i < 64; i++) o[i >> 5][i & 31] = 0;
-#pragma unroll
-        for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);
-        MARK(7)
+        bar_wait(a_full, a_parity);
         for (int first = rank; first < chunks; first += 16) {
           const bool two = first + 8 < chunks;
           const int chunk = first + 8 * group;
@@ -518,6 +472,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 #pragma unroll
             for (int i = 0; i < 4; i++, r.next()) {
               slots[i] = r.slot;
+              bar_wait(a_full + 8 * i, a_parity);
               bar_wait(full + 8 * r.slot, r.parity);
               const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
               mma_begin();
@@ -544,7 +499,6 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             }
           }
           if (!group && two) pass(4);
-          MARK(8)
           if ((lane & 3) == 0) {
             tops[group * 64 + acc_row] = above[0];
             tops[group * 64 + acc_row + 8] = above[1];
@@ -572,10 +526,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             }
           fence_shared();
           consumers_sync();
-          MARK(9)
           if (first != rank)
 #pragma unroll
             for (int i = 0; i < 64; i++) o[i >> 5][i & 31] *= shrink[i >> 1 & 1];
+          int before[2] = {};  // slots of the values that may still be read
           for (int g = 0; g <= (int)two; g++) {
             if (group) pass(2);
             int slots[2];
@@ -589,18 +543,20 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
               for (int k = 0; k < 4; k++) mma64_transposed(o[j], a + 2 * k, b + 128 * k, 1);
             }
             mma_commit();
-            mma_wait<0>();
-            release(slots[0]);
-            release(slots[1]);
             if (!group) pass(2);
+            if (g) { mma_wait<1>(); release(before[0]); release(before[1]); }
+            before[0] = slots[0], before[1] = slots[1];
           }
-          MARK(10)
+          mma_wait<0>();
+          release(before[0]);
+          release(before[1]);
         }
+#pragma unroll
+        for (int i = 0; i < 4; i++) bar_wait(a_full + 8 * i, a_parity);  // who had no keys has not seen them arrive
         a_done();
         const int T = afresh(all_rows), rows = afresh(own_rows);
         // Answers and what they weigh to those who finish the rows. `answers` of others are free: they have published
         // this layer's queries, so the activations that were there are used, and the answers of the layer before are.
-        if (BY_HEAD) bar_wait(others_free, 0);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const u32 whose = (warp & 3) * 2 + half, bar = address_in(answers_full, whose);
@@ -611,23 +567,20 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
           if (some && (lane & 3) == 0)
             store_in(address_in(shared(seen + (rank * 2 + group) * 8 + (lane >> 2)), whose), make_float2(top[half], norm[half]), bar);
 #pragma unroll
-          for (int i = 0; i < 4; i++) {  // 32 columns: a lane collects 8 of them
+          for (int i = 0; i < 4; i++) {  // 32 columns, 8 of them a lane's: in this order, and so are the weights of `out`
             u32 v[4];
 #pragma unroll
             for (int k = 0; k < 4; k++) {
               const int t = (i & 1) * 4 + k;
               v[k] = pack(o[i >> 1][4 * t + 2 * half], o[i >> 1][4 * t + 2 * half + 1]);
             }
-            transpose(v, lane);
             if (some) store_in(to + i * 64, make_uint4(v[0], v[1], v[2], v[3]), bar);
           }
         }
-        MARK(11)
         if (rows) {
           if (tid == 0) bar_expect(answers_full, rows * 8 * (512 + 16));
           bar_wait(answers_full, here & 1);
         }
-        MARK(12)
         if (warp < rows) {  // join: 8 columns a lane
           const uint4 *answer = (const uint4 *)(a_tile + ANSWERS) + warp * 32 + lane;
           float best = -INFINITY, sum = 0, y[8] = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -648,19 +601,15 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
                          pack(y[6] * sum, y[7] * sum));
         }
         publish(COUNTER(C_ATT + cluster));
-        MARK(13)
       }
 
       {  // ---- output projection: the cluster's columns, one head deep
         float d[20];
         const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + NORM, 0);
-        MARK_WAIT(14)
         product(d, 4, 1);
-        MARK(15)
         if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
         // `parts` of others are free: all queries are published, so all have finished the block before
-        if (BY_HEAD && cluster >= HEADS) bar_wait(others_free, 0);
-        end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0, 16);
+        end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0);
       }
 
       {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
@@ -678,12 +627,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
             shift_last[half] = col_last < 512 ? __ldg((const float2 *)(from + col_last * 2)) : make_float2(0, 0);
           }
         }
-        MARK_WAIT(19)
         const float4 squares = row_squares();
-        product(d, 16, 4);
+        product(d, 16, 2);
         row_scales(squares);
         consumers_sync();
-        MARK(20)
         if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));  // all of this program's activations are used
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -710,7 +657,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
                 (unsigned short)pack(y[4], 0);
         }
         publish(COUNTER(C_ACT + rank));
-        MARK(21)
+        a_done();
       }
 
       {  // ---- down: the cluster's columns, an eighth of the inner axis
@@ -719,18 +666,13 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         const bool final = layer == LAYERS - 1;
         const float4 g = modulation(STATE ? nullptr : gate + NORM, 1);
         const float4 s = modulation(STATE || final ? nullptr : scale + 2 * NORM, 0);
-        MARK_WAIT(22)
-        product(d, 8, 2);
-        MARK(23)
-        bar_wait(others_free, BY_HEAD ? 1 : here & 1);
-        end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1, 24);
+        product(d, 8, 1);
+        bar_wait(others_free, here & 1);
+        end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1);
       }
     }
   }
   if (cta < actions) turn(steps);
-#if TIMES
-  if (tid == 0) for (int i = 0; i < PHASES; i++) p.times[cta * PHASES + i] = spent[i];
-#endif
   }
   __syncwarp();
   cluster_meet();  // nobody leaves while others may still write to it

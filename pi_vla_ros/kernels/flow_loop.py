@@ -27,16 +27,14 @@ from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 from pi_vla_ros.model.rtc_schedule import strength
 
 CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
-THREADS, COUNTERS, PHASES = 384, 128, 27
+THREADS, COUNTERS = 384, 128
 
 
-def built(tokens: int, state: bool, depth: int, held: bool, multicast: bool = False, by_head: bool = False,
-          clock: bool = False) -> Kernel:  # fmt: skip
+def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for up to `tokens` tokens, compiled once a process."""
     groups = 7 if tokens <= 56 else 8
     ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
-    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held),
-               "MULTICAST": int(multicast), "BY_HEAD": int(by_head), "TIMES": int(clock)}  # fmt: skip
+    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held)}
     return kernel("flow_loop", tuple(defines.items()), (mma(24), mma(40), mma(64), mma(64, transposed=True)))
 
 
@@ -76,31 +74,39 @@ def by_depth(w: Tensor) -> Tensor:
     return t.unflatten(1, (8, -1)).flatten(0, 1).flatten(1)
 
 
+def turned(t: Tensor) -> Tensor:
+    """[120 programs, 16 blocks of the inner axis, ...]: those of rank r start at block 2 r, as the activations do."""
+    return torch.stack([program.roll(-2 * (i % 8), 0) for i, program in enumerate(t)])
+
+
+def as_held(out: Tensor) -> Tensor:
+    """out [1024, 2048], columns in the order in which answers travel: of 32, a thread of the tensor core's result holds 4
+    pairs, 8 columns apart."""
+    return out.unflatten(1, (-1, 4, 4, 2)).transpose(2, 3).flatten(1)
+
+
 def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """Everything a layer streams, [120 programs, elements]."""
-    first = tiles(filled(qkv, CTAS * QKV_ROWS), QKV_ROWS).flatten(1)
+    first = turned(tiles(filled(qkv, CTAS * QKV_ROWS), QKV_ROWS)).flatten(1)
     up = spread(filled(up.unflatten(0, (8, -1)), CLUSTERS * COLUMNS), 4)  # [8, 1080, W]
-    up = torch.stack([tiles(t, COLUMNS) for t in up], 1).flatten(0, 1).flatten(1)
-    return torch.cat([first, by_depth(out), up, by_depth(down)], 1)
+    up = turned(torch.stack([tiles(t, COLUMNS) for t in up], 1).flatten(0, 1)).flatten(1)
+    return torch.cat([first, by_depth(as_held(out)), up, by_depth(down)], 1)
 
 
 class FlowLoop:
     """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
-                 tokens: int, steps: int, keep: bool, held: bool = False, multicast: bool = False, by_head: bool = False,
-                 clock: bool = False):  # fmt: skip
+                 tokens: int, steps: int, keep: bool, held: bool = False):  # fmt: skip
         """layers: GemmaLayer list, emptied unless `keep`; turns, modulation: engine/fused/weights.py; mix, entering:
         π0's last product before the layers, [W, W] and its constant part [64, W]; held: the modulations are of two
-        times, and runs have committed actions (π0.5). multicast: tiles that all programs
-        read are loaded once a cluster; by_head: queries are waited for head by head. clock: `ticks` is written."""
+        times, and runs have committed actions (π0.5)."""
         device = rope[0].device
-        self._kernel = built(tokens, mix is not None, len(layers), held, multicast, by_head, clock)
+        self._kernel = built(tokens, mix is not None, len(layers), held)
         groups = 7 if tokens <= 56 else 8
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups * 512  # elements of 64 columns
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
-        self.ticks = torch.zeros(CTAS, PHASES, device=device, dtype=torch.int64)
 
         none = torch.zeros(1, **f32)
         enter_w = turns[0].enter[0].T.contiguous()
@@ -124,7 +130,7 @@ class FlowLoop:
             torch.zeros(64, 16, **f32), torch.zeros(64, 1024, **f32),  # ss, xg
             shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
             none if entering is None else entering,
-            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters, self.ticks,
+            torch.tensor([strength(t) for t in times(steps)], **f32), self._counters,
         ]  # fmt: skip
         sizes = [-(-key_rows // 64), steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
