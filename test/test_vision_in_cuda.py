@@ -119,8 +119,9 @@ def test_linear(cpu, monkeypatch, m, n, width, gelu, clusters):
 @needs_compiler
 @pytest.mark.parametrize(
     ("m", "k", "cut", "clusters"),
-    [(256, 1152, Cut(128, 2), 30), (768, 600, Cut(128, 2), 2), (512, 328, Cut(96), 66),
-     pytest.param(512, 208, Cut(128, 2), 1, marks=pytest.mark.slow),  # each compiles another kernel
+    [(256, 1152, Cut(128, 2), 30), (768, 600, Cut(128, 2), 2),
+     pytest.param(512, 328, Cut(96), 66, marks=pytest.mark.slow),  # each compiles another kernel
+     pytest.param(512, 208, Cut(128, 2), 1, marks=pytest.mark.slow),
      pytest.param(512, 328, Cut(128), 2, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_add_linear(cpu, monkeypatch, m, k, cut, clusters):
@@ -167,7 +168,7 @@ def test_a_product_fills_the_chip(n, rows, sums, want):
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 def test_a_mean_costs_no_accuracy(cpu, offset):
     """Rows far from zero, as residual streams are: as exact as PyTorch's LayerNorm and product in bf16."""
-    m, k, n = 256, 1152, 160
+    m, k, n = 256, 448, 160
     x = (numbers(m, k) + offset).to(torch.bfloat16)
     w, b, ln = numbers(n, k, seed=1).to(torch.bfloat16) / k**0.5, numbers(n, seed=2).to(torch.bfloat16), norm(k)
     out = poisoned(m, n)
@@ -189,7 +190,9 @@ def test_attention(cpu, images, heads):
         t.float().unflatten(1, (heads, 72)).unflatten(0, (images, 256)).transpose(1, 2) for t in qkv[:rows].chunk(3, 1)
     )
     want = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1).flatten(1)
-    assert error(out[:rows], want) < 4e-3
+    held = attending.held(heads)
+    assert held.sort().values.tolist() == list(range(heads * 72))
+    assert error(out[:rows], want[:, held]) < 4e-3
     assert out[rows:].isnan().all()
 
 

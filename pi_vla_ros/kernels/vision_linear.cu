@@ -31,11 +31,11 @@ struct Walk {  // through the stages, again and again
 
 // out [M, N]; RESIDUAL: out = x, sums_out is moments [N / MINE, sums_stride, 2]; PREFIX: row r goes to row
 // r / image_rows · share_rows + r % image_rows, sums_out is [N / MINE, sums_stride]. moments [PARTS, stride]; constants
-// [tiles of N, 2, BN]; ahead_w: weights of the product behind this one. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
+// [tiles of N, 2, BN]. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(288, 1)
 vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, const float *constants,
               char *out, const float2 *moments, float *sums_out, int M, int N, int K, int stride, int sums_stride,
-              int image_rows, int share_rows, const char *ahead_w, int ahead_bytes) {
+              int image_rows, int share_rows) {
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   float *consts = (float *)(base + STAGES * STAGE);                      // of this tile, of the next
@@ -47,40 +47,45 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
   const int tiles_m = M / (2 * BM), all = (K + BK - 1) / BK, tiles = tiles_m * ((N + BN - 1) / BN);
   const int first = all * split / SPLIT, steps = all * (split + 1) / SPLIT - first;
   const int cluster = blockIdx.x / CLUSTER, clusters = gridDim.x / CLUSTER;
-  auto row_of = [&](int i) { return (i % tiles_m * 2 + (int)share) * BM; };
-  auto tile_of = [&](int i) { return i / tiles_m; };  // programs at work at the same time share columns of W
+  int top, tile;             // this program's tile: first row, number of its columns
+  auto go_to = [&](int i) {  // programs at work at the same time share columns of W
+    top = (i % tiles_m * 2 + (int)share) * BM;
+    tile = i / tiles_m;
+  };
 
   chain_start();
   if (threadIdx.x == 0) {
+    map_in(&w_map);
+    map_in(&a_map);
     for (int i = 0; i < STAGES; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 4); }
     bar_init(given_full, 1);
     bar_init(given_taken, 8);
     bar_init_done();
   }
+  go_to(cluster);  // divisions are slow: not in the loop of loads, for which the copy engine would wait
   cluster_meet();
 
   if (warp == 8) {  // ---- loads
     if (lane == 0) {
-      auto ask_w = [&](int i, int turn, int k, int slot) {  // and announces the whole stage
+      auto ask_w = [&](int turn, int k, int slot) {  // and announces the whole stage
         const u32 bar = full + 8 * slot;
         bar_expect(bar, STAGE + (k ? 0 : CONSTANTS));
-        if (k == 0) copy_in(shared(consts) + (turn & 1) * CONSTANTS, constants + tile_of(i) * (2 * BN), CONSTANTS, bar);
+        if (k == 0) copy_in(shared(consts) + (turn & 1) * CONSTANTS, constants + tile * (2 * BN), CONSTANTS, bar);
         if ((k & 1) == (int)share)
-          tile_in_all(stages + slot * STAGE + A_BYTES, &w_map, (first + k) * BK, tile_of(i) * BN, bar,
-                      SPLIT == 1 ? 3 : 5 << split);
+          tile_in_all(stages + slot * STAGE + A_BYTES, &w_map, (first + k) * BK, tile * BN, bar, SPLIT == 1 ? 3 : 5 << split);
       };
-      map_in(&a_map);
       const int ahead = steps < STAGES ? steps : STAGES;  // of weights: nobody writes them, no need to wait
-      for (int k = 0; k < ahead; k++) ask_w(cluster, 0, k, k);
+      for (int k = 0; k < ahead; k++) ask_w(0, k, k);
       chain_wait();
       Walk s;
-      for (int i = cluster, turn = 0; i < tiles; i += clusters, turn++)
+      for (int i = cluster, turn = 0; i < tiles; i += clusters, turn++) {
+        if (turn) go_to(i);
         for (int k = 0; k < steps; k++, s.next()) {
           bar_wait(empty + 8 * s.slot, s.parity ^ 1);
-          if (turn || k >= ahead) ask_w(i, turn, k, s.slot);
-          tile_in(stages + s.slot * STAGE, &a_map, (first + k) * BK, row_of(i), full + 8 * s.slot);
-          if (turn == 0 && k == ahead - 1) share_into_l2(ahead_w, ahead_bytes);
+          if (turn || k >= ahead) ask_w(turn, k, s.slot);
+          tile_in(stages + s.slot * STAGE, &a_map, (first + k) * BK, top, full + 8 * s.slot);
         }
+      }
     }
     __syncwarp();
     cluster_arrive();
@@ -89,11 +94,13 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
     // a slot is given back to both loaders that write it: one warp of a group tells each
     const u32 back = address_in(empty, (warp & 1) * SPLIT + split);
     auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    const float per = 1.f / K;
     chain_wait();
     Walk s;
     for (int i = cluster, turn = 0; i < tiles; i += clusters, turn++) {
-      const int row = row_of(i) + group * 64 + (warp & 3) * 16 + (lane >> 2);  // and row + 8
-      const int col = tile_of(i) * BN + (int)split * MINE;
+      if (turn) go_to(i);
+      const int row = top + group * 64 + (warp & 3) * 16 + (lane >> 2);  // and row + 8
+      const int col = tile * BN + (int)split * MINE;
       if (SPLIT == 2 && threadIdx.x == 0) bar_expect(given_full, GIVEN);
       float mean[2] = {0, 0}, rstd[2] = {1, 1};
       if (PARTS) {
@@ -108,8 +115,8 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
           for (int j = 0; j < (PARTS + 3) / 4; j++) { sum += m[j].x; square += m[j].y; }
 #pragma unroll
           for (int o = 1; o < 4; o *= 2) { sum += __shfl_xor_sync(~0u, sum, o); square += __shfl_xor_sync(~0u, square, o); }
-          mean[h] = sum / K;
-          rstd[h] = rsqrtf(fmaxf(square / K - mean[h] * mean[h], 0.f) + 1e-6f);
+          mean[h] = sum * per;
+          rstd[h] = rsqrtf(fmaxf(square * per - mean[h] * mean[h], 0.f) + 1e-6f);
         }
       }
       uint4 before[EPILOGUE == RESIDUAL ? MINE / 16 : 1];

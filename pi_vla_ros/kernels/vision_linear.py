@@ -108,7 +108,7 @@ def moments_for(cut: Cut, n: int, rows: int, device: torch.device) -> Tensor:
 
 
 def _launch(epilogue: int, a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, sums: Tensor | None,
-            pdl: bool, ahead: Tensor | None = None, image_rows: int = 0, share: int = 0) -> None:  # fmt: skip
+            pdl: bool, image_rows: int = 0, share: int = 0) -> None:  # fmt: skip
     cut, k = w.cut, w.w.shape[1]
     stage, extra = (128 + cut.width) * 128, 16 * cut.width + (cut.split - 1) * 256 * cut.width + 2048
     depth = -(-k // 64) // cut.split  # steps of a tile: the loader runs into the next tile, not past it
@@ -118,28 +118,25 @@ def _launch(epilogue: int, a: Activations, m: int, w: Product, out: Tensor, mome
     run = kernel("vision_linear", tuple(defines.items()), (mma(cut.width),), stages * stage + extra)
     clusters = min(m // ROWS * (len(w.w) // cut.width), CLUSTERS[cut.split])
     strides = (0 if t is None else t.shape[1] for t in (moments, sums))
-    arguments = [a.map, w.map, w.constants, out, moments, sums, m, w.n, k, *strides, image_rows, share, ahead,
-                 0 if ahead is None else ahead.nbytes]  # fmt: skip
+    arguments = [a.map, w.map, w.constants, out, moments, sums, m, w.n, k, *strides, image_rows, share]
     run(2 * cut.split * clusters, 288, arguments, pdl)
 
 
 def linear(a: Activations, m: int, w: Product, out: Tensor, moments: Tensor | None, *, gelu: bool = False,
-           ahead: Tensor | None = None, pdl: bool) -> None:  # fmt: skip
-    """a [≥ m, K] -> out [≥ m, N]; moments: of a, where w has a norm; ahead: weights that a later kernel reads, asked into
-    the L2 cache."""
-    _launch(GELU if gelu else PLAIN, a, m, w, out, moments, None, pdl, ahead)
+           pdl: bool) -> None:  # fmt: skip
+    """a [≥ m, K] -> out [≥ m, N]; moments: of a, where w has a norm."""
+    _launch(GELU if gelu else PLAIN, a, m, w, out, moments, None, pdl)
 
 
-def add_linear(a: Activations, m: int, w: Product, x: Tensor, moments: Tensor, *, ahead: Tensor | None = None,
-               pdl: bool) -> None:  # fmt: skip
-    """x [≥ m, N] += a [≥ m, K] @ wᵀ + bias; moments of the result go to `moments`; ahead: as in `linear`."""
-    _launch(RESIDUAL, a, m, w, x, None, moments, pdl, ahead)
+def add_linear(a: Activations, m: int, w: Product, x: Tensor, moments: Tensor, *, pdl: bool) -> None:
+    """x [≥ m, N] += a [≥ m, K] @ wᵀ + bias; moments of the result go to `moments`."""
+    _launch(RESIDUAL, a, m, w, x, None, moments, pdl)
 
 
 def prefix_linear(a: Activations, m: int, w: Product, out: Tensor, moments: Tensor, sums: Tensor, image_rows: int,
                   share: int, *, pdl: bool) -> None:  # fmt: skip
     """a [≥ m, K] -> rows of out: every `image_rows` of the product start `share` rows apart; sums [N / width, rows]."""
-    _launch(PREFIX, a, m, w, out, moments, sums, pdl, None, image_rows, share)
+    _launch(PREFIX, a, m, w, out, moments, sums, pdl, image_rows, share)
 
 
 @triton.jit

@@ -44,7 +44,6 @@ class Tuning:
     expert_mix: Tile = Tile(64, 32, 64, 3, 4, split=4)
     resident: bool = True  # one robot on Hopper: the whole flow loop is one kernel (kernels/flow_loop.cu)
     vision_in_cuda: bool = True  # on Hopper: the vision tower's products and attention (engine/fused/vision_in_cuda.py)
-    vision_ahead: bool = True  # and their weights asked into the L2 cache ahead
     ahead: bool = False  # the expert's weights are asked into the L2 cache one product ahead
 
 

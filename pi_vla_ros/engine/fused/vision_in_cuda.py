@@ -13,7 +13,7 @@ from pi_vla_ros.engine.fused.stages import PatchEmbedding, VisionStage
 from pi_vla_ros.engine.fused.tuning import Tuning
 from pi_vla_ros.engine.fused.weights import drop
 from pi_vla_ros.kernels.cuda import available
-from pi_vla_ros.kernels.image_attention import TOKENS, WIDTH, image_attention, map_of
+from pi_vla_ros.kernels.image_attention import TOKENS, WIDTH, held, image_attention, map_of
 from pi_vla_ros.kernels.linear import Stats
 from pi_vla_ros.kernels.vision_linear import (
     Activations,
@@ -55,7 +55,7 @@ class CudaVision:
             self._layers.append(Layer(
                 Product.of(torch.cat([p.weight for p in three]), torch.cat([p.bias for p in three]),
                            cut_for(3 * g.width, rows), layer.layer_norm1),
-                Product.of(a.out_proj.weight, a.out_proj.bias, back),
+                Product.of(a.out_proj.weight[:, held(g.heads)], a.out_proj.bias, back),
                 Product.of(m.fc1.weight, m.fc1.bias, cut_for(g.mlp, rows), layer.layer_norm2),
                 Product.of(m.fc2.weight, m.fc2.bias, back),
             ))  # fmt: skip
@@ -81,14 +81,12 @@ class CudaVision:
         x, h, mlp = self._rows
         self._embedding.launch(images, self._x[:n], t.patches, pdl=pdl)
         row_moments(self._x[:n], self._moments, pdl=pdl)
-        after = [w.qkv for w in self._layers[1:]] + [self._project]
-        for w, following in zip(self._layers, after, strict=True):
-            out_w, fc1_w, fc2_w, next_w = (p.w if t.vision_ahead else None for p in (w.out, w.fc1, w.fc2, following))
-            linear(x, n, w.qkv, self._qkv, self._moments, ahead=out_w, pdl=pdl)
-            image_attention(self._heads, len(images), g.heads, self._h, ahead=fc1_w, pdl=pdl)
+        for w in self._layers:
+            linear(x, n, w.qkv, self._qkv, self._moments, pdl=pdl)
+            image_attention(self._heads, len(images), g.heads, self._h, pdl=pdl)
             add_linear(h, n, w.out, self._x, self._moments, pdl=pdl)
-            linear(x, n, w.fc1, self._mlp, self._moments, gelu=True, ahead=fc2_w, pdl=pdl)
-            add_linear(mlp, n, w.fc2, self._x, self._moments, ahead=next_w, pdl=pdl)
+            linear(x, n, w.fc1, self._mlp, self._moments, gelu=True, pdl=pdl)
+            add_linear(mlp, n, w.fc2, self._x, self._moments, pdl=pdl)
         prefix_linear(x, n, self._project, out, self._moments, out_sums.buffer, image_rows, share, pdl=pdl)
 
 
