@@ -15,7 +15,8 @@ SHARED = 2 * (128 + 2 * TOKENS) * 128 + 2048
 
 
 def image_attention(qkv_map: bytes, images: int, heads: int, out: Tensor, *, pdl: bool) -> None:
-    """qkv_map: `map_of` qkv [≥ images · 256, 3 · heads · 72] -> out [≥ images · 256, heads · 72], columns `held(heads)`."""
+    """qkv_map: `map_of` qkv [≥ images · 256, 3 · heads · 72] -> out [≥ images · 256, heads · 72], its columns as
+    `held(heads)` says."""
     run = kernel("image_attention", (), (mma(256), mma(WIDTH, "regs", transposed=True)), SHARED)
     run(2 * images * heads, 384, [qkv_map, out, heads], pdl)
 
