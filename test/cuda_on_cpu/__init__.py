@@ -20,7 +20,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
+from pi_vla_ros.kernels import (
+    cuda,
+    flow_loop,
+    hopper_attention,
+    hopper_columns,
+    hopper_linear,
+    image_attention,
+    vision_linear,
+)
 
 HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")
@@ -141,7 +149,7 @@ def with_cpu(monkeypatch, seed: int = 0) -> None:
     def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
-    for module in (flow_loop, hopper_linear, hopper_attention, vision_linear, image_attention):
+    for module in (flow_loop, hopper_linear, hopper_columns, hopper_attention, vision_linear, image_attention):
         monkeypatch.setattr(module, "kernel", kernel)
         if hasattr(module, "tensor_map"):
             monkeypatch.setattr(module, "tensor_map", tensor_map)

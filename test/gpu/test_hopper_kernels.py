@@ -12,6 +12,7 @@ if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0)
 
 from pi_vla_ros.kernels.flow_loop import tiles
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
+from pi_vla_ros.kernels.hopper_columns import cut, residual_columns
 from pi_vla_ros.kernels.hopper_linear import (
     Matrix,
     Rows,
@@ -76,6 +77,30 @@ def test_residual(m):
     close(x[:m], want)
     close(stats.buffer[:, :m].sum(0), want.square().sum(-1), 1e-4)
     assert x[m:].isnan().all()
+
+
+@pytest.mark.parametrize(("m", "tokens"), [(1, 64), (304, 64), (560, 72), (788, 104), (816, 104), (976, 128)])
+def test_residual_by_columns(m, tokens):
+    """The published sizes: several tiles of tokens, all 16 of weights; 20 launches leave the same bits."""
+    n, k = 2048, 16384
+    assert cut(m, n)[1] == tokens
+    a, before = rows(m, k), rows(m, n)
+    w = torch.randn(n, k, **BF16) / k**0.5
+    matrix, want = Matrix.of(packed(w), 128), before[:m].float() + a[:m].float() @ w.float().T
+    runs = []
+    for _ in range(20):
+        x, stats = before.clone(), Stats(torch.full((n // 64, SPACE), float("nan"), device="cuda"), n)
+        residual_columns(Rows.of(a), m, matrix, x, stats, pdl=False)
+        runs.append((x, stats.buffer))
+    x, sums = runs[0]
+    close(x[:m], want)
+    close(sums[:, :m].sum(0), want.square().sum(-1), 1e-4)
+    assert x[m:].isnan().all() and sums[:, m:].isnan().all()
+    assert all(torch.equal(y[:m], x[:m]) and torch.equal(s[:, :m], sums[:, :m]) for y, s in runs)
+    by_rows = before.clone()  # the same weight in the same memory
+    residual_linear(Rows.of(a), m, matrix, by_rows, Stats(sums, n), pdl=False)
+    close(by_rows[:m], x[:m].float())
+    close(sums[:, :m].sum(0), want.square().sum(-1), 1e-4)
 
 
 def positions(chunks: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
 from pi_vla_ros.kernels.geglu import geglu, row_sums
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
+from pi_vla_ros.kernels.hopper_columns import better_by_columns, residual_columns
 from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.layer_norm import layer_norm
 from pi_vla_ros.kernels.linear import Stats, Tile, linear
@@ -207,6 +208,7 @@ class PrefixStage:
         n = batch * share
         x, seen, mlp = self._rows
         before = self.sums
+        add_down = residual_columns if better_by_columns(n, g.width) else residual_linear
         *layers, last = self._layers
         for i, w in enumerate(layers):
             k, v = self.keys[i, :batch], self.values[i, :batch]
@@ -218,7 +220,7 @@ class PrefixStage:
                 attention(q, k, v, out, lengths, bm=at.bm, bk=at.bk, stages=at.stages, warps=at.warps, pdl=pdl)
             residual_linear(seen, n, w.out, self.x, self._attended, pdl=pdl)
             geglu_linear(x, n, w.up, self._mlp, self._attended, pdl=pdl)
-            residual_linear(mlp, n, w.down, self.x, self._done, pdl=pdl)
+            add_down(mlp, n, w.down, self.x, self._done, pdl=pdl)
             before = self._done
         qkv_linear(x, n, last.qkv, before, self.rope, None, self.keys[-1, :batch], self.values[-1, :batch], share,
                    chunked=chunked, pdl=pdl)  # fmt: skip

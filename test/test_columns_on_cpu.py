@@ -1,0 +1,130 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""kernels/hopper_columns.cu on the CPU (cuda_on_cpu/), as test_cuda_on_cpu.py does for the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from cuda_on_cpu import with_cpu
+from test_cuda_on_cpu import CPU, NAN, SPACE, close, positions, random, rows, slow
+
+from pi_vla_ros.engine.fused import stages as engine
+from pi_vla_ros.engine.fused.autotune import blank_model
+from pi_vla_ros.engine.fused.tuning import default_for
+from pi_vla_ros.kernels import hopper_columns
+from pi_vla_ros.kernels.hopper_columns import better_by_columns, cut, residual_columns, stages
+from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, packed, residual_linear
+from pi_vla_ros.kernels.linear import Stats
+from pi_vla_ros.model.geometry import GemmaGeometry, tiny
+
+N, K = 512, 1024
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """So few programs that hundreds of rows make tiles of more than 64."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(hopper_columns, "PAIRS", 8)
+
+
+def room() -> Stats:
+    return Stats(torch.full((N // 64, SPACE), NAN), N)
+
+
+def test_a_cut_covers_all_tokens_at_once(monkeypatch):
+    monkeypatch.undo()
+    for m in range(1, 1100):
+        pairs, t = cut(m, 2048)
+        assert t >= 64 and t % 8 == 0 and 2 * pairs * t >= m > 2 * (pairs - 1) * t and pairs * 16 <= 66
+    assert [cut(m, 2048) for m in (304, 788, 816, 976)] == [(3, 64), (4, 104), (4, 104), (4, 128)]
+    assert [m for m in range(1, 5000) if better_by_columns(m, 2048)] == [*range(1, 897)]
+
+
+def test_what_a_program_holds():
+    for t in range(64, 136, 8):
+        assert 1024 + stages(t) * (128 * 128 + t * 128 + 16) + 32 * t <= 232448 and stages(t) >= 4
+
+
+SIZES = [(257, 72), (300, 80), (340, 88), (384, 96), (447, 112), (512, 128)]
+
+
+@pytest.mark.parametrize(
+    ("m", "tokens"), [(1, 64), (130, 64), (393, 104), *(pytest.param(*size, marks=slow) for size in SIZES)]
+)
+def test_residual(monkeypatch, m, tokens):
+    with_cpu(monkeypatch, seed=m)
+    assert cut(m, N)[1] == tokens
+    a, w, x, stats = rows(m, K), random(N, K, size=1 / 32), rows(m, N), room()
+    want = x[:m].float() + a[:m].float() @ w.float().T
+    residual_columns(Rows.of(a), m, Matrix.of(packed(w), 128), x, stats, pdl=False)
+    close(x[:m], want)
+    close(stats.buffer[:, :m], want.unflatten(1, (-1, 64)).square().sum(-1).T, 1e-4)
+    assert x[m:].isnan().all() and stats.buffer[:, m:].isnan().all()
+
+
+def test_both_products_share_a_weight(monkeypatch):
+    """Two writers of one stream: what the other one left in x and in the row sums is no matter."""
+    with_cpu(monkeypatch, seed=5)
+    m = 200
+    a, w, x, stats = rows(m, K), random(N, K, size=1 / 32), rows(m, N), room()
+    matrix, product = Matrix.of(packed(w), 128), a[:m].float() @ w.float().T
+    for add in (residual_columns, residual_linear, residual_columns):
+        want = x[:m].float() + product
+        add(Rows.of(a), m, matrix, x, stats, pdl=False)
+        close(x[:m], want)
+        close(stats.buffer[:, :m].sum(0), want.square().sum(-1), 1e-4)
+
+
+def test_too_many_rows_are_refused(monkeypatch):
+    with_cpu(monkeypatch)
+    x = rows(600, N)
+    with pytest.raises(ValueError, match="600 rows"):
+        residual_columns(Rows.of(rows(600, K)), 600, Matrix.of(packed(random(N, K)), 128), x, room(), pdl=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_order_the_same_bits(monkeypatch):
+    a, w, x = rows(300, K), random(N, K, size=1 / 32), rows(300, N)
+    runs = []
+    for seed in range(8):
+        with_cpu(monkeypatch, seed)
+        y, stats = x.clone(), room()
+        residual_columns(Rows.of(a), 300, Matrix.of(packed(w), 128), y, stats, pdl=False)
+        runs.append((y[:300], stats.buffer[:, :300]))
+    assert all(torch.equal(p, q) for run in runs for p, q in zip(run, runs[0], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@torch.inference_mode()
+def test_a_prefix_takes_either(monkeypatch):
+    """The stage with `down` by columns (two pairs of tiles) and with rows everywhere: the same keys and values."""
+    with_cpu(monkeypatch, 1)
+    monkeypatch.setattr(engine, "available", lambda _: True)
+    size, geometry = 150, tiny("pi05")
+    language = GemmaGeometry(width=512, depth=3, mlp=512, heads=8, head_dim=256)
+    expert = replace(geometry.expert, depth=3, heads=8, head_dim=256)
+    geometry, made, taken = replace(geometry, language=language, expert=expert), [], []
+    x = random(size, 512)
+    by_columns = engine.residual_columns
+    monkeypatch.setattr(engine, "residual_columns", lambda *a, **k: (taken.append(a[1]), by_columns(*a, **k)))
+    for rows_only in (False, True):
+        if rows_only:
+            monkeypatch.setattr(engine, "better_by_columns", lambda m, n: False)
+        torch.manual_seed(1)
+        model = blank_model(geometry, CPU, torch.bfloat16)
+        stage = engine.PrefixStage(model, 1, size, size + 50, torch.bfloat16, default_for(90), False)
+        stage.x.copy_(x)
+        stage.sums.buffer.copy_(x.float().unflatten(1, (stage.sums.parts, -1)).square().sum(-1).T)
+        tokens, lengths = torch.zeros(1, 1, dtype=torch.int64), torch.tensor([size - 3], dtype=torch.int32)
+        stage.launch(tokens, size, 0, lengths, chunked=True)
+        made.append(torch.stack([positions(t[-1, 0])[:size] for t in (stage.keys, stage.values)]))
+    assert taken == [size, size]
+    close(made[0], made[1].float(), 2e-2)
