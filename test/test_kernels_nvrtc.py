@@ -1,0 +1,126 @@
+# Copyright 2026 pi_vla_ros maintainers
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels as an engine on a Hopper GPU asks for them, compiled by NVRTC, for which no GPU is needed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from pi_vla_ros.engine.fused.stages import statistics
+from pi_vla_ros.engine.fused.weights import GemmaLayer, for_hopper
+from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
+from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
+from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
+
+META = torch.device("meta")
+MODULES = flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
+
+
+def library() -> ctypes.CDLL | None:
+    """PyPI's NVRTC, beside the library that it opens itself."""
+    try:
+        import nvidia.cu13
+    except ImportError:
+        return None
+    folder = Path(next(iter(nvidia.cu13.__path__))) / "lib"
+    if not (folder / "libnvrtc.so.13").exists():
+        return None
+    for builtins in folder.glob("libnvrtc-builtins.so.13.*"):
+        ctypes.CDLL(str(builtins), mode=os.RTLD_GLOBAL)
+    return ctypes.CDLL(str(folder / "libnvrtc.so.13"))
+
+
+NVRTC = library()
+if NVRTC is None:
+    pytest.skip("needs nvidia-cuda-nvrtc 13", allow_module_level=True)
+
+
+def said(text: str, name: str) -> str:
+    """What NVRTC says about a text that does not compile, else nothing."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    assert NVRTC.nvrtcCreateProgram(ctypes.byref(program), text.encode(), f"{name}.cu".encode(), 0, None, None) == 0
+    failed = NVRTC.nvrtcCompileProgram(program, 1, (ctypes.c_char_p * 1)(b"--gpu-architecture=sm_90a"))
+    NVRTC.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    NVRTC.nvrtcGetProgramLog(program, log)
+    NVRTC.nvrtcDestroyProgram(ctypes.byref(program))
+    return log.value.decode() or "failed" if failed else ""
+
+
+def room(*shape: int) -> torch.Tensor:
+    return torch.empty(shape, device=META, dtype=torch.bfloat16)
+
+
+def expert() -> None:
+    for tokens, state, held in (50, False, False), (50, False, True), (51, True, False), (63, False, False):
+        flow_loop.built(tokens, state, 18, held)
+
+
+def prefix(rows: int = 976) -> None:
+    """π0.5's Gemma 2B."""
+    width, mlp = 2048, 16384
+    layer = for_hopper(GemmaLayer(room(2560, width), room(width, 2048), room(2 * mlp, width), room(width, mlp)))
+    last = for_hopper(GemmaLayer(room(512, width)))
+    x, wide = Rows.of(room(rows, width)), Rows.of(room(rows, mlp))
+    rope, cache = (room(rows, 128), room(rows, 128)), (room(17, 64 * 256), room(17, 64 * 256))
+    for stats in statistics(width, 128, rows, META), statistics(width, 64, rows, META):
+        for chunked in (True, False):
+            here = cache if chunked else (room(1, rows, 256), room(1, rows, 256))
+            qkv_linear(x, rows, layer.qkv, stats, rope, x.a, *here, rows, chunked=chunked, pdl=True)
+            qkv_linear(x, rows, last.qkv, stats, rope, None, *here, rows, chunked=chunked, pdl=True)
+    geglu_linear(x, rows, layer.up, wide.a, stats, pdl=True)
+    residual_linear(x, rows, layer.out, x.a, stats, pdl=True)
+    residual_linear(wide, rows, layer.down, x.a, stats, pdl=True)
+    hopper_attention.chunk_attention(b"", rows * 8, *cache, x.a, room(1), pdl=True)
+
+
+def vision(rows: int = 768) -> None:
+    """SigLIP So400m."""
+    width, mlp = 1152, 4304
+    x, wide = Activations.of(room(rows, width)), Activations.of(room(rows, mlp))
+    norm = SimpleNamespace(weight=room(width), bias=room(width))
+    moments = torch.empty(18, rows, 2, device=META)
+
+    def product(n: int, k: int, cut: Cut, norm=None) -> Product:
+        return Product.of(room(n, k), room(n), cut, norm)
+
+    back = cut_for(width, rows, sums=True)
+    linear(x, rows, product(3 * width, width, cut_for(3 * width, rows), norm), room(rows, 3 * width), moments, pdl=True)
+    linear(x, rows, product(mlp, width, cut_for(mlp, rows), norm), wide.a, moments, gelu=True, pdl=True)
+    add_linear(x, rows, product(width, width, back), x.a, moments, pdl=True)
+    add_linear(wide, rows, product(width, mlp, back), x.a, moments, pdl=True)
+    prefix_linear(
+        x, rows, product(2048, width, Cut(128), norm), room(976, 2048), moments, room(16, 976), 256, 976, pdl=True
+    )
+    image_attention.image_attention(b"", 3, 16, x.a, pdl=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [expert, prefix, vision], ids=lambda f: f.__name__)
+def test_nvrtc_compiles(monkeypatch, of: Callable[[], None]):
+    texts: dict[tuple, str] = {}
+
+    def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
+        texts[name, *defines] = cuda.source_of(name, dict(defines), mmas)
+        return lambda *_: None
+
+    for module in MODULES:
+        monkeypatch.setattr(module, "kernel", kernel)
+        monkeypatch.setattr(module, "tensor_map", lambda *_: b"", raising=False)
+    of()
+    assert texts
+    assert {key: log for key, text in texts.items() if (log := said(text, key[0]))} == {}
+
+
+def test_what_nvrtc_refuses_is_said():
+    text = 'extern "C" __global__ void k(int *x) { auto f = [&](auto v) { *x = v; }; f(1); }'
+    assert "not allowed in JIT mode" in said(text, "k")
