@@ -85,7 +85,7 @@ def test_each_rank_begins_at_blocks_of_its_own():
 
 
 def test_columns_of_out_stand_as_answers_travel():
-    """Word k of lane q's 16 bytes of answers is the pair 4 k + q of 16: the weights that meet it must be that pair's."""
+    """Word k of lane q's 16 bytes of answers is the pair 4 k + q of 16: so must be the weights that meet it."""
     w = torch.arange(2048.0).expand(1024, 2048)
     order = as_held(w)[0].view(-1, 4, 4, 2)  # [32 columns, lane, word, of a pair]
     for lane in range(4):

@@ -17,12 +17,21 @@ pytest.importorskip("triton")
 
 from pi_vla_ros.engine.fused.stages import statistics
 from pi_vla_ros.engine.fused.weights import GemmaLayer, for_hopper
-from pi_vla_ros.kernels import cuda, flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
+from pi_vla_ros.kernels import (
+    cuda,
+    flow_loop,
+    hopper_attention,
+    hopper_columns,
+    hopper_linear,
+    image_attention,
+    vision_linear,
+)
+from pi_vla_ros.kernels.hopper_columns import residual_columns
 from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
 
 META = torch.device("meta")
-MODULES = flow_loop, hopper_attention, hopper_linear, image_attention, vision_linear
+MODULES = flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
 
 
 def library() -> ctypes.CDLL | None:
@@ -80,6 +89,8 @@ def prefix(rows: int = 976) -> None:
     geglu_linear(x, rows, layer.up, wide.a, stats, pdl=True)
     residual_linear(x, rows, layer.out, x.a, stats, pdl=True)
     residual_linear(wide, rows, layer.down, x.a, stats, pdl=True)
+    for some in (304, 560, 788, 816):
+        residual_columns(wide, some, layer.down, x.a, stats, pdl=True)
     hopper_attention.chunk_attention(b"", rows * 8, *cache, x.a, room(1), pdl=True)
 
 
@@ -110,7 +121,7 @@ def test_nvrtc_compiles(monkeypatch, of: Callable[[], None]):
     texts: dict[tuple, str] = {}
 
     def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
-        texts[name, *defines] = cuda.source_of(name, dict(defines), mmas)
+        texts[(name, *defines)] = cuda.source_of(name, dict(defines), mmas)
         return lambda *_: None
 
     for module in MODULES:
