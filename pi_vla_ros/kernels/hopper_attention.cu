@@ -63,8 +63,12 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   }
   more_registers<232>();
   const int group = uniform(warp >> 2), row = (warp & 3) * 16 + (lane >> 2), quad = lane & 3;
-  const u32 back = address_in(empty, warp & 1);  // a slot is given back to both loaders: one warp tells each
-  auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+  // A slot is given back to both loaders, one warp tells each: not the last ones, which nobody waits for. Such a word could
+  // still be on its way when the other program has ended, and it would end the launch.
+  const u32 back = address_in(empty, warp & 1);
+  auto release = [&](int entry) {
+    if (entry + SLOTS < 2 * chunks && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * (entry % SLOTS));
+  };
   float o[128], top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
 #pragma unroll
   for (int i = 0; i < 128; i++) o[i] = 0;
@@ -77,13 +81,13 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     return slot;
   };
   auto ask_scores = [&](int chunk) {
-    const int slot = wait_full(chunk + max(chunk - 2, 0));
+    const int entry = chunk + max(chunk - 2, 0), slot = wait_full(entry);
     mma_begin();
 #pragma unroll
     for (int i = 0; i < 16; i++)
       mma64(score, tile_at(queries + (i >> 2) * TILE) + 2 * (i & 3), tile_at(ring + slot * CHUNK + (i >> 2) * TILE) + 2 * (i & 3), i);
     mma_commit();
-    return slot;
+    return entry;
   };
   float shrink[2];
   auto softmax = [&](int chunk) {  // in place; what came before is to be shrunk
@@ -112,7 +116,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     }
   };
   auto ask_answer = [&](int chunk) {
-    const int slot = wait_full(chunk + min(chunk + 3, chunks));
+    const int entry = chunk + min(chunk + 3, chunks), slot = wait_full(entry);
     mma_begin();
 #pragma unroll
     for (int k = 0; k < 4; k++) {
@@ -120,7 +124,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
       mma256_regs_transposed(o, a, transposed_tile_at(ring + slot * CHUNK + k * 2048), 1);
     }
     mma_commit();
-    return slot;
+    return entry;
   };
   auto round = [&] {
 #pragma unroll
@@ -128,18 +132,18 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   };
   bar_wait(q_full, 0);
   if (group < chunks) {
-    int chunk = group, slot = ask_scores(chunk);
+    int chunk = group, entry = ask_scores(chunk);
     mma_wait<0>();
     arrived(score);
-    release(slot);
+    release(entry);
     softmax(chunk);
     round();
     for (; chunk + 2 < chunks; chunk += 2) {
-      slot = ask_scores(chunk + 2);
+      entry = ask_scores(chunk + 2);
       const int behind = ask_answer(chunk);
       mma_wait<1>();
       arrived(score);
-      release(slot);
+      release(entry);
       softmax(chunk + 2);
       first(total[0] + total[1]);  // and the next probabilities
       mma_wait<0>();
@@ -149,10 +153,10 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
 #pragma unroll
       for (int i = 0; i < 128; i++) o[i] *= shrink[i >> 1 & 1];
     }
-    slot = ask_answer(chunk);
+    entry = ask_answer(chunk);
     mma_wait<0>();
     arrived(o);
-    release(slot);
+    release(entry);
   }
 
   cluster_meet();  // both programs are done with both rings; nobody leaves while the other may still write to it

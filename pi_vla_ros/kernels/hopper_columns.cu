@@ -62,9 +62,11 @@ hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ 
     const int group = uniform(warp >> 2), odd = lane >> 2 & 1;
     const int mine = token + (lane & 3) * 2 + odd;  // of eight tokens, the one that this thread stores
     const int col = tile * BN + (warp >> 1) * 32 + (lane >> 3) * 8 + (warp & 1) * 4;  // and the three behind it
-    // a slot is given back to both loaders that write it: one warp of a group tells each
+    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
+    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
     const u32 back = address_in(empty, warp & 1);
-    auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    int refills = steps - STAGES;
+    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
     chain_wait();
     uint2 before[T / 8];
 #pragma unroll

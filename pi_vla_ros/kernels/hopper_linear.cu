@@ -78,9 +78,11 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
   } else {  // ---- two warpgroups, 64 rows each
     more_registers<232>();
     const int group = uniform(warp >> 2), quad = lane & 3;
-    // a slot is given back to both loaders that write it: one warp of a group tells each
+    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
+    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
     const u32 back = address_in(empty, warp & 1);
-    auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    int refills = (tiles - cluster + clusters - 1) / clusters * steps - STAGES;
+    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
     chain_wait();
     Walk s;
     for (int i = cluster; i < tiles; i += clusters) {

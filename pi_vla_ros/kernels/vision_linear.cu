@@ -91,9 +91,11 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
     cluster_arrive();
   } else {  // ---- two warpgroups, 64 rows each
     const int group = uniform(warp >> 2), quad = lane & 3;
-    // a slot is given back to both loaders that write it: one warp of a group tells each
+    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
+    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
     const u32 back = address_in(empty, (warp & 1) * SPLIT + split);
-    auto release = [&](int slot) { if ((warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    int refills = (tiles - cluster + clusters - 1) / clusters * steps - STAGES;
+    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
     const float per = 1.f / K;
     chain_wait();
     Walk s;

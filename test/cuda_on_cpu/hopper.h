@@ -62,7 +62,7 @@ inline machine::Bar &bar_at(u32 bar, const Here &h) { return machine::bar_in(mac
 inline void bar_init(u32 bar, u32 count) { *(machine::Bar *)machine::place(bar, 8) = {0, count, count, 0}; }
 inline void bar_init_done() {}
 inline void bar_arrive(u32 bar, Here h = Here::current()) { machine::arrive(bar_at(bar, h), h); }
-inline void bar_arrive_in(u32 remote, Here h = Here::current()) { machine::arrive(bar_at(remote, h), h); }
+inline void bar_arrive_in(u32 remote, Here h = Here::current()) { machine::ask(machine::owner(remote), {machine::offset(remote, 8), 0, h}); }
 inline void bar_expect(u32 bar, u32 bytes, Here h = Here::current()) {
   bar_at(bar, h).bytes += bytes;
   bar_arrive(bar, h);

@@ -78,6 +78,8 @@ struct Copy {
 };
 struct Store { u32 to, bytes, bar, words[4]; u64 due; };  // of registers, into another program's memory
 
+struct Arrival { u32 bar; u64 due; Here where; };  // of another program's thread
+
 struct Accumulator { float *thread[128]; int pending; float tile[64 * 256]; };
 struct Op {
   void (*run)(Op &, const char *memory);
@@ -112,6 +114,7 @@ struct Program {
   std::vector<Fiber> fibers;
   std::vector<Copy> copies;
   std::vector<Store> stores;
+  std::vector<Arrival> arrivals;
   u64 pause = 0;  // rests until this turn
   Meeting block[16];
   std::vector<std::deque<Lanes>> warps;
@@ -267,6 +270,13 @@ static void deliver(Program &p, const Store &s) {
   settle(b);
 }
 
+static void ask(Program &p, Arrival a) {
+  if (!p.live) fail_at(a.where, "arrives at a barrier of a program that has ended");
+  bar_in(p.memory + a.bar, a.where);
+  a.due = turn + random(4);
+  p.arrivals.push_back(a);
+}
+
 // --- tensor cores ---------------------------------------------------------------------------------------------------
 
 static float widened(const char *p) {
@@ -365,6 +375,7 @@ static void ended() {
   Cluster &c = *p.cluster;
   if (--c.live && c.meeting.arrived >= c.live) c.meeting.arrived = 0, c.meeting.generation++;
   if (!p.live && !(p.copies.empty() && p.stores.empty())) fail("ends while copies into its memory are under way");
+  if (!p.live && !p.arrivals.empty()) fail_at(p.arrivals[0].where, "arrives at a barrier of a program that may have ended");
   _longjmp(home, 1);
 }
 static void first() { body(arguments); ended(); }
@@ -400,6 +411,11 @@ static bool go_on(Program &p, u32 resting) {  // until all its threads wait, or 
   std::erase_if(p.stores, [&](const Store &s) {
     if (s.due > turn) return false;
     deliver(p, s);
+    return moved = true;
+  });
+  std::erase_if(p.arrivals, [&](const Arrival &a) {
+    if (a.due > turn) return false;
+    arrive(bar_in(p.memory + a.bar, a.where), a.where);
     return moved = true;
   });
   const u32 warps = (p.fibers.size() + 31) / 32;
@@ -520,7 +536,7 @@ template <class... A> const char *launch(void (*kernel)(A...), void **values, u3
         if ((slow || p->pause > turn) && !all) continue;
         if (seed && random(64) == 0) p->pause = turn + random(40);
         moved |= go_on(*p, resting);
-        under_way |= !p->copies.empty() || !p->stores.empty();
+        under_way |= !p->copies.empty() || !p->stores.empty() || !p->arrivals.empty();
       }
       std::erase_if(order, [](Program *p) { return !p->live; });
       if (!order.empty() && !moved && !under_way) deadlock();
