@@ -60,6 +60,6 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("ms a step")
     axes.set_title(f"{rows[0]['gpu']}, {rows[0]['precision']}, {rows[0]['date']}")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=len(STAGES) + 3, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(STAGES) + 3, fontsize="small")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
