@@ -224,9 +224,9 @@ class Flow:
     ("name", "chunk", "length", "steps", "layers", "rtc", "seed"),
     [
         ("pi05", 10, 70, 1, 1, "off", 1),
-        ("pi0", 10, 70, 1, 1, "off", 1),
+        pytest.param("pi0", 10, 70, 1, 1, "off", 1, marks=slow),
         pytest.param("pi05", 50, 968, 2, 1, "guided", 2, marks=slow),
-        ("pi05", 10, 70, 2, 1, "trained", 1),
+        pytest.param("pi05", 10, 70, 2, 1, "trained", 1, marks=slow),
         pytest.param("pi05", 50, 968, 2, 2, "trained", 9, marks=slow),
         pytest.param("pi05", 63, 65, 2, 1, "trained", 10, marks=slow),
         pytest.param("pi0", 50, 1, 2, 1, "guided", 3, marks=slow),

@@ -49,7 +49,7 @@ def on_device():
     torch.set_default_device("cpu")
 
 
-@pytest.fixture(params=[0, 3])
+@pytest.fixture(params=[pytest.param(0, marks=pytest.mark.slow), 3])
 def cpu(monkeypatch, request):
     """Without a GPU, launches run on CPU tensors, in one of the orders that a GPU may take."""
 
