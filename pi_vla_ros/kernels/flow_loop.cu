@@ -17,8 +17,8 @@
 // A program writes into another's memory only where that one reads nothing any more. What says so: where not all programs
 // of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
 //
-// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots),
-// HELD: the first `delay` actions are the target's and stand at flow time 0 (π0.5; tables have a second row for it).
+// Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), HELD (the first `delay` actions are the target's
+// and stand at flow time 0; π0.5, whose tables then have a second row for it).
 
 constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
