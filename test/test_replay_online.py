@@ -98,6 +98,7 @@ rclpy.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_start_duration_and_rate(sim_robot, tmp_path, environment, node):
     bag = write_bag(tmp_path / "bag", messages(sim_robot.joint_names, 4.0, "joint_trajectory"))
     listener = subprocess.Popen([sys.executable, "-c", LISTENER], env=environment, stdout=subprocess.PIPE, text=True)

@@ -41,7 +41,8 @@ def peak(path, robot) -> float:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, pytest.param(StoragePlugin.SQLITE3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
 def test_memory_does_not_grow_with_the_recording(storage, sim_robot, tmp_path):
     short, long = (write_long_bag(tmp_path / f"{s}", s / 60, storage) for s in (10, 30))
     more = 20 * CAMERA_HZ * 3 * HEIGHT * WIDTH * 3 / 2**20  # MB of pixels
@@ -83,6 +84,7 @@ def start(given, **more):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_in_the_middle_it_goes_on(undisturbed, tiny_checkpoint, bags, tmp_path, capsys):
     out = tmp_path / "out"
@@ -126,9 +128,8 @@ def test_ray_is_asked_for_where_it_is_not(tiny_checkpoint, bags, tmp_path, capsy
     assert ended.value.code == 2 and "--ray needs Ray: pip install ray" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("allowed", "file"), [(8_000, "arrays.npz"), pytest.param(200_000, "report.html", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("allowed", "file"), [(8_000, "arrays.npz"), (200_000, "report.html")])
 def test_a_disk_that_takes_no_more(allowed, file, tiny_checkpoint, bags, tmp_path):
     """Files may have so many bytes: what is complete stays, nothing is half written, and the next run goes on."""
     out = tmp_path / "out"

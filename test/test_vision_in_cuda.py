@@ -99,7 +99,12 @@ def test_tiles_hold_every_row_once_and_8_neighbours_in_a_thread(n, width):
 @needs_compiler
 @pytest.mark.parametrize(
     ("m", "n", "width", "gelu", "clusters"),
-    [(256, 328, 160, False, 66), (512, 328, 160, False, 2), (512, 504, 200, True, 66), (768, 304, 200, True, 2)],
+    [
+        pytest.param(256, 328, 160, False, 66, marks=pytest.mark.slow),
+        (512, 328, 160, False, 2),
+        pytest.param(512, 504, 200, True, 66, marks=pytest.mark.slow),
+        (768, 304, 200, True, 2),
+    ],
 )
 def test_linear(cpu, monkeypatch, m, n, width, gelu, clusters):
     monkeypatch.setitem(products.CLUSTERS, 1, clusters)
