@@ -55,7 +55,8 @@ def test_states_are_on_a_grid_of_the_clock():
     assert 5000 < stamps[0] < stamps[-1] < 5000.7
     assert len(states) + loop.missed <= 62
     assert all(at >= state.stamp - 5000 - 1e-4 for at, state in states)  # never early
-    assert np.median(np.diff(controller.times)) == pytest.approx(PERIOD, abs=0.2 * PERIOD)  # the machine may stall
+    assert np.median(np.diff(controller.times)) == pytest.approx(PERIOD, abs=0.2 * PERIOD)
+    assert np.diff(controller.times).min() >= 0 and np.diff(controller.times).max() <= 0.3  # a machine may stall
     # the arm has gone where it was told, and its world is in the snapshot
     last = states[-1][1]
     assert last.positions[0] - arm.robot.home[0] == pytest.approx(0.01, abs=1e-3)

@@ -30,9 +30,14 @@ CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
 THREADS, COUNTERS = 384, 128
 
 
+def groups_of(tokens: int) -> int:
+    """Groups of 8 rows in a block of activations."""
+    return 7 if tokens <= 56 else 8
+
+
 def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for up to `tokens` tokens, compiled once a process."""
-    groups = 7 if tokens <= 56 else 8
+    groups = groups_of(tokens)
     ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
     defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held)}
     return kernel("flow_loop", tuple(defines.items()), (mma(24), mma(40), mma(64), mma(64, transposed=True)))
@@ -103,9 +108,8 @@ class FlowLoop:
         times, and runs have committed actions (π0.5)."""
         device = rope[0].device
         self._kernel = built(tokens, mix is not None, len(layers), held)
-        groups = 7 if tokens <= 56 else 8
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
-        block = groups * 512  # elements of 64 columns
+        block = groups_of(tokens) * 512  # elements of 64 columns
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
 
         none = torch.zeros(1, **f32)
