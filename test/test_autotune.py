@@ -81,7 +81,8 @@ def test_what_cuda_does_is_not_searched():
     assert tuple(candidates(4, False)) == STAGES
 
 
-@pytest.mark.parametrize("robots", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("robots", [1, 3])
 def test_bench_runs_every_stage(robots):
     """On the CPU, in the interpreter."""
     if not triton.knobs.runtime.interpret:

@@ -176,7 +176,8 @@ def test_what_is_written(first, sim_robot):
     assert len(timing) == 2 and all(t["total_ms"]["p99"] > 0 for t in timing.values())
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_the_same_again_byte_for_byte(jobs, first, tiny_checkpoint, bags, tmp_path):
     assert replay(tiny_checkpoint(), [bags], tmp_path / "out", "--jobs", jobs) == 0
     for name in ("summary.json", "metrics.csv"):

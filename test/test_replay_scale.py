@@ -106,6 +106,7 @@ def test_killed_in_the_middle_it_goes_on(undisturbed, tiny_checkpoint, bags, tmp
     assert main(given) == 0 and (out / "report.html").read_bytes() == report
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_on_ray(undisturbed, tiny_checkpoint, bags, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed")
