@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pi_vla_ros.bench import measure as measuring
 from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
-from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, quantile
+from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, paced, quantile
 from pi_vla_ros.bench.report import grid
 from pi_vla_ros.bench.trace import choices, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
@@ -78,6 +79,28 @@ def test_quantiles():
     assert quantile([3.0], 0.5) == quantile([3.0], 0.999) == 3.0
 
 
+class Clock:
+    """In the place of `time`: it goes on only while somebody sleeps."""
+
+    now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("rate", "begun"), [(20, [0, 0.05, 0.1, 0.25, 0.3]), (None, [0, 0.01, 0.02, 0.14, 0.15])])
+def test_steps_at_a_rate_begin_on_time_and_a_late_one_on_the_next_period(rate, begun, monkeypatch):
+    monkeypatch.setattr(measuring, "time", clock := Clock())
+    found = []
+    for _, step in zip(paced(5, rate), [0.01, 0.01, 0.12, 0.01, 0.01], strict=True):
+        found.append(clock.now - 100)
+        clock.now += step
+    assert found == pytest.approx(begun, abs=1e-9)
+
+
 def test_random_geometry_takes_the_prompt():
     assert Case(model="pi0", prompt_len=120).geometry == replace(PI0, prompt_len=120)
     assert Case(model="pi0", prompt_len=20).geometry.prompt_len == 48
@@ -86,12 +109,12 @@ def test_random_geometry_takes_the_prompt():
 @pytest.mark.parametrize("model", ["pi05", "pi0"])
 def test_whole_command(model, tmp_path, capsys):
     given = f"--tiny --model {model} --views 2 --prompt-len 9 --chunk-size 4 --steps 2 --batch 2 --frame 60x80"
-    given += " --iters 5 --idle 0.25"
+    given += " --iters 5 --idle 0.25 --rate 50"
     files = f"--json {tmp_path}/rows.json --plot {tmp_path}/rows.png"
     assert bench.main(f"{given} {files}".split()) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     sizes = {"model": model, "views": 2, "prompt_len": 9, "chunk_size": 4, "steps": 2, "batch": 2, "iters": 5}
-    sizes |= {"frame": [60, 80], "idle_s": 0.25}
+    sizes |= {"frame": [60, 80], "idle_s": 0.25, "rate_hz": 50.0}
     assert {k: row[k] for k in sizes} == sizes and row["precision"] == "fp32" and row["fused"] is False
     assert set(row["stage_ms"]) == {"vision", "prefix", "expert", "copies"}
     for name in ("wall_ms", "graph_ms"):
@@ -101,7 +124,7 @@ def test_whole_command(model, tmp_path, capsys):
     for key in ("date", "commit", "after_idle_ms", "init_s", "memory_gib", "floor_ms", "floor_fraction", "ceilings"):
         assert key in row
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-    assert f"{row['wall_ms']['p50']:.2f}" in capsys.readouterr().out
+    assert f"{row['wall_ms']['p50']:.2f}" in (told := capsys.readouterr().out) and "\n50 steps a second\n" in told
 
 
 def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):
@@ -135,6 +158,8 @@ def test_matrix_of_a_checkpoint_has_its_cameras(tiny_checkpoint, monkeypatch, tm
         ("--frame 480", "--frame"),
         ("--idle -1", "--idle: must be 0 or more"),
         ("--idle nan", "--idle: must be 0 or more"),
+        ("--rate 0", "--rate: must be more than 0"),
+        ("--rate inf", "--rate: must be more than 0"),
         ("--frame 0x640", "--frame"),
     ],
 )

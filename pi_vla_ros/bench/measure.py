@@ -9,6 +9,7 @@ import gc
 import math
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,11 +62,24 @@ class Subject:
         return torch.cuda.max_memory_allocated(self._device) / 2**30 if self._device.type == "cuda" else 0.0
 
 
-def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float) -> dict:
-    """A row: see docs/bench/README.md. The first steps do not count; at the end, one after `idle_s` without work."""
-    for _ in range(WARM_UPS):
+def paced(steps: int, rate: float | None) -> Iterator[None]:
+    """Times to begin a step: `rate` a second, from where the first begins; without a rate at once. Who is late by whole
+    periods goes on with the next one, as a timer does."""
+    begin = time.perf_counter()
+    for _ in range(steps):
+        yield
+        if rate:
+            periods = math.ceil((time.perf_counter() - begin) * rate)
+            time.sleep(max(0.0, begin + periods / rate - time.perf_counter()))
+
+
+def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float, rate: float | None = None) -> dict:
+    """A row: see docs/bench/README.md. The first steps do not count; at the end, one after `idle_s` without work.
+
+    rate: steps a second, evenly; None: one after the other."""
+    for _ in paced(WARM_UPS, rate):
         subject.step()
-    walls, stages = zip(*(subject.step() for _ in range(iters)), strict=True)
+    walls, stages = zip(*(subject.step() for _ in paced(iters, rate)), strict=True)
     time.sleep(idle_s)
     after_idle, _ = subject.step()
     case, g = subject.case, subject.engine.geometry
@@ -79,7 +93,7 @@ def measure(subject: Subject, ceilings: Ceilings, iters: int, idle_s: float) -> 
         "wall_ms": spread(walls), "graph_ms": spread(graph), "after_idle_ms": round(after_idle, 3), "idle_s": idle_s,
         "init_s": round(subject.init_s, 1), "memory_gib": round(subject.memory_gib, 2),
         "floor_ms": round(floor, 2), "floor_fraction": round(floor / quantile(walls, 0.5), 3),
-        "ceilings": asdict(ceilings), "iters": iters,
+        "ceilings": asdict(ceilings), "iters": iters, "rate_hz": rate,
     }  # fmt: skip
 
 

@@ -37,6 +37,10 @@ def grid(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def at_rate(row: dict) -> str:
+    return f", {row['rate_hz']:g} Hz" if row["rate_hz"] else ""
+
+
 def plot(rows: Sequence[dict], path: Path) -> None:
     """A bar a case: its stages' medians, the wall's median and p99.9, the floor."""
     import matplotlib
@@ -45,7 +49,7 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.5 * len(rows)), layout="constrained")
-    names = [f"{r['model']}, {r['views']} cam, prompt {r['prompt_len']}, batch {r['batch']}" for r in rows]
+    names = [f"{r['model']}, {r['views']} cam, prompt {r['prompt_len']}, batch {r['batch']}" + at_rate(r) for r in rows]
     left = [0.0] * len(rows)
     for stage in STAGES:
         widths = [r["stage_ms"][stage] for r in rows]

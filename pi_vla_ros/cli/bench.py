@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--vision-precision", choices=("bf16", "fp32"), help="of the vision tower (π0's reference: fp32); default: same"
     )
     parser.add_argument("--iters", type=int, default=1000, help="timed steps")
+    parser.add_argument("--rate", type=float, metavar="HZ", help="steps a second, as on a robot; default: back to back")
     parser.add_argument("--idle", type=float, help="s without work before one more step is timed; 5, with --tiny 0")
     parser.add_argument("--matrix", action="store_true", help=f"all of {VIEWS} views × prompts of {PROMPTS} tokens")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
@@ -84,6 +85,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.idle = 0.0 if args.tiny else 5.0
     if not 0 <= args.idle < math.inf:
         parser.error(f"--idle: must be 0 or more seconds, is {args.idle}")
+    if args.rate is not None and not 0 < args.rate < math.inf:
+        parser.error(f"--rate: must be more than 0 steps a second, is {args.rate}")
     return args
 
 
@@ -106,13 +109,15 @@ def run(case: Case, args: argparse.Namespace, device: torch.device, command: str
             subject = Subject(case, device)
         else:
             subject.ask(case)
-        rows.append(measure(subject, ceilings, args.iters, args.idle) | source)
+        rows.append(measure(subject, ceilings, args.iters, args.idle, args.rate) | source)
     if args.cold:
         rows[-1] |= in_new_processes(cases[-1])
     print(
         f"{source['gpu']}: {ceilings.tflops} TFLOP/s, {ceilings.copy_tbytes} TB/s copied, {ceilings.read_tbytes} read"
     )
     print(table(rows))
+    if args.rate:
+        print(f"{args.rate:g} steps a second")
     if case.precision == "bf16" and not subject.engine.fused:
         print("bench: these are the PyTorch model's graphs, not our kernels; the warning above says why")
     if args.matrix:
