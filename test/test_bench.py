@@ -15,7 +15,7 @@ from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
 from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, paced, quantile
 from pi_vla_ros.bench.report import grid
-from pi_vla_ros.bench.trace import choices, launched, maker, on_gpu, ran
+from pi_vla_ros.bench.trace import choices, inside, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
 from pi_vla_ros.model.geometry import PI0, PI05
 
@@ -223,6 +223,20 @@ def test_kernels_are_found_under_their_phase_and_product():
     assert "4.0  addmm 4x8 8x16 -> nvjet_tst" in choices(ran(found))
     spans = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in on_gpu(found)}
     assert spans == {"vision": (40, 56), "expert": (60, 68), "expert_step": (60, 68)}
+
+
+def test_steps_inside_the_resident_kernel_end_with_it():
+    events = [
+        event("user_annotation", "expert", 50, 30),
+        event("cuda_driver", "cuLaunchKernel", 52, 1, correlation=5),
+        event("kernel", "flow_loop", 100.0, 1000.0, tid=7, correlation=5),
+    ]
+    steps = inside(list(launched(events)), [0.3, 0.2, 0.4])
+    assert [e["name"] for e in steps] == ["expert_step"] * 3 and {e["pid"] for e in steps} == {0}
+    assert [(e["ts"], e["ts"] + e["dur"]) for e in steps] == [
+        pytest.approx((200, 500)), pytest.approx((500, 700)), pytest.approx((700, 1100)),
+    ]  # fmt: skip
+    assert inside(list(launched(events[:2])), []) == []
 
 
 def test_makers_of_our_own_kernels():

@@ -212,11 +212,11 @@ class Flow:
         monkeypatch.setattr(stages, "fits", lambda *_: True)
 
     def run(self) -> torch.Tensor:
-        stage = ExpertStage(copy.deepcopy(self._model), 1, self._rows, self._steps, torch.bfloat16, default_for(90),
-                            False, self._rope, self._kind)  # fmt: skip
+        self.stage = ExpertStage(copy.deepcopy(self._model), 1, self._rows, self._steps, torch.bfloat16,
+                                 default_for(90), False, self._rope, self._kind)  # fmt: skip
         x, lengths = self._noise[0].clone(), torch.tensor([self._length], dtype=torch.int32)
         keys, values = (t.clone() for t in self._prefix)
-        stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._rtc)
+        self.stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._rtc)
         return x
 
 
@@ -240,6 +240,7 @@ def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, rtc, seed):
     with_cpu(monkeypatch, seed)
     flow = Flow(monkeypatch, name, chunk, length, steps, layers, rtc)
     close(flow.run(), flow.want, 8e-3)
+    assert flow.stage.step_ms() == pytest.approx([1e-3] * steps)  # this machine's clock: a microsecond each look
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import json
 import re
 import tempfile
@@ -59,7 +60,7 @@ def record(engine: Engine, request, path: Path | None = None) -> list[Ran]:
         trace = json.loads(file.read_text())
         found = list(launched(trace["traceEvents"]))
         if path:
-            trace["traceEvents"] += on_gpu(found)
+            trace["traceEvents"] += on_gpu(found) + inside(found, engine.flow_step_ms())
             file.write_text(json.dumps(trace))
         return ran(found)
 
@@ -136,6 +137,17 @@ def on_gpu(found: list[tuple[dict, list[Opened]]]) -> list[dict]:
         place = {"pid": kernels[0]["pid"], "tid": "expert_step" if name == "expert_step" else "phases"}
         events.append({"ph": "X", "cat": "gpu_user_annotation", "name": name, "ts": start, "dur": end - start, **place})
     return events
+
+
+def inside(found: list[tuple[dict, list[Opened]]], step_ms: list[float]) -> list[dict]:
+    """The flow steps of the kernel that runs them all, by its own stamps; the last one ends with it."""
+    kernel = next((kernel for kernel, _ in found if kernel["name"] == "flow_loop"), None)
+    if kernel is None:
+        return []
+    place = {"ph": "X", "cat": "gpu_user_annotation", "name": "expert_step", "pid": kernel["pid"], "tid": "expert_step"}
+    ends = itertools.accumulate(1e3 * ms for ms in step_ms)
+    begin = kernel["ts"] + kernel["dur"] - 1e3 * sum(step_ms)
+    return [{**place, "ts": begin + end - 1e3 * ms, "dur": 1e3 * ms} for end, ms in zip(ends, step_ms, strict=True)]
 
 
 def ran(found: list[tuple[dict, list[Opened]]]) -> list[Ran]:

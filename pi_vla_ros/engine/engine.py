@@ -182,6 +182,10 @@ class Engine:
         """Milliseconds of the last step by stage: vision, prefix, expert, copies."""
         return self._runner.stage_ms() if self._runner else {}
 
+    def flow_step_ms(self) -> list[float]:
+        """Milliseconds of each flow step of the last answer to one robot, where one kernel runs all; else empty."""
+        return self._runner.expert.step_ms() if self.fused and self._runner else []
+
     @contextmanager
     def uncaptured(self) -> Iterator[None]:
         """Steps in here run kernel by kernel, in ranges named by phase: for profilers. Fused engines only."""

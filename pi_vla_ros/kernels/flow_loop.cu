@@ -47,6 +47,7 @@ struct Params {
   float *ss, *xg;
   const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
   u32 *counters;
+  long long *stamps;
   long long chunks, steps, tokens;
 };
 
@@ -340,6 +341,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       }
       consumers_sync();
     }
+    if (cta == 0 && tid == 0) p.stamps[step] = nanoseconds();
     if (step == steps) {
       if (tid < 32) x_t[cta * 32 + tid] = moved[tid];
       return;

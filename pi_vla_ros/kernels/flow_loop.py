@@ -111,6 +111,7 @@ class FlowLoop:
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups_of(tokens) * 512  # elements of 64 columns
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
+        self._stamps = torch.zeros(steps + 1, device=device, dtype=torch.int64)
 
         none = torch.zeros(1, **f32)
         enter_w = turns[0].enter[0].T.contiguous()
@@ -135,6 +136,7 @@ class FlowLoop:
             shift_qkv, shift_up, scale, gate, leave_w, leave_b, enter_w, enter_b.contiguous(), *rope,
             none if entering is None else entering,
             torch.tensor([strength(t) for t in times(steps)], **f32), self._counters,
+            self._stamps,
         ]  # fmt: skip
         sizes = [-(-key_rows // 64), steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
@@ -151,3 +153,7 @@ class FlowLoop:
             committed and committed.delay,
         )
         self._kernel(CTAS, THREADS, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])
+
+    def step_ms(self) -> list[float]:
+        """Milliseconds of each flow step of the last run, by the GPU's clock; waits for the GPU."""
+        return (self._stamps.diff() * 1e-6).tolist()

@@ -118,6 +118,9 @@ __device__ __forceinline__ void fence_shared() { asm volatile("fence.proxy.async
 __device__ __forceinline__ void chain_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 __device__ __forceinline__ void chain_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// By the GPU's clock, as profilers have it.
+__device__ __forceinline__ long long nanoseconds() { long long t; asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)); return t; }
+
 // --- tensor cores ---------------------------------------------------------------------------------------------------
 
 // Depth runs along the 128-byte rows; groups of eight rows are 1024 bytes apart.

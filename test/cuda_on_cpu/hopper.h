@@ -125,6 +125,7 @@ inline void into_l2(const void *from, u32 bytes) {
 }
 inline void fence_global() {}
 inline void fence_shared() {}
+inline long long nanoseconds() { static long long now = 0; return now += 1000; }
 inline void chain_start() {}
 inline void chain_wait() {}
 

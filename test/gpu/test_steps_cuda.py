@@ -69,6 +69,8 @@ def test_replays_repeat():
     first = runner.run(asked)
     for i in range(REPLAYS):
         assert torch.equal(runner.run(asked), first), f"replay {i}"
+    (step,) = runner.expert.step_ms()  # by the kernel's own stamps
+    assert 0.5 * runner.stage_ms()["expert"] < step < runner.stage_ms()["expert"]
 
 
 @pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="no compute-sanitizer")

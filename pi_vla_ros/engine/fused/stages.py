@@ -266,6 +266,10 @@ class ExpertStage:
                                       self._tokens, steps, keep=batch > 1, held=held)  # fmt: skip
         self.retune(tune)
 
+    def step_ms(self) -> list[float]:
+        """Milliseconds of the flow steps that one kernel ran last: a trace shows the others itself."""
+        return self._resident.step_ms() if self._resident else []
+
     def chunked(self, batch: int) -> bool:
         """Whether `batch` robots' keys and values must be in chunks."""
         return self._resident is not None and batch == 1
