@@ -90,6 +90,17 @@ def test_dtypes_follow_the_models_rule(made, vision):
         assert p.dtype == parameter_dtype(name, torch.bfloat16, vision), name
 
 
+def test_the_token_embedding_goes_where_it_is_wanted(folder):
+    """Stored under its own name or as the language model's head; the rest goes to the other device."""
+    whole = load_model(load_checkpoint(folder), torch.bfloat16)
+    for change in (lambda tensors: None, tie):
+        edit_tensors(folder / "model.safetensors", change)
+        model = load_model(load_checkpoint(folder), torch.bfloat16, device="meta", table="cpu")
+        where = {name: p.device.type for name, p in model.named_parameters()}
+        assert {name for name, device in where.items() if device != "meta"} == {"embed_tokens.weight"}
+        assert torch.equal(model.embed_tokens.weight, whole.embed_tokens.weight)
+
+
 def rename(tensors, change):
     for name in list(tensors):
         tensors[change(name)] = tensors.pop(name)

@@ -123,8 +123,8 @@ def test_a_prefix_takes_either(monkeypatch):
         stage = engine.PrefixStage(model, 1, size, size + 50, torch.bfloat16, default_for(90), False)
         stage.x.copy_(x)
         stage.sums.buffer.copy_(x.float().unflatten(1, (stage.sums.parts, -1)).square().sum(-1).T)
-        tokens, lengths = torch.zeros(1, 1, dtype=torch.int64), torch.tensor([size - 3], dtype=torch.int32)
-        stage.launch(tokens, size, 0, lengths, chunked=True)
+        no_words, lengths = torch.zeros(1, 0, 512), torch.tensor([size - 3], dtype=torch.int32)
+        stage.launch(no_words, size, lengths, chunked=True)
         made.append(torch.stack([positions(t[-1, 0])[:size] for t in (stage.keys, stage.values)]))
     assert taken == [size, size]
     close(made[0], made[1].float(), 2e-2)

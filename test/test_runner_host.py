@@ -6,6 +6,7 @@ are stand-ins: the graphs add up what was uploaded."""
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,7 +76,9 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def made(gpu, monkeypatch):
-    """An engine whose fused runner has stand-ins for stages; actions: sum of pixels + sum of tokens + noise."""
+    """An engine whose fused runner has stand-ins for stages; actions: sum of pixels + sum of words + noise.
+
+    A token's row of the embedding sums up to its number."""
 
     class Vision:
         def __init__(self, *_): ...
@@ -90,8 +93,8 @@ def made(gpu, monkeypatch):
             self.x, self.text = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
             Expert.prefix = self
 
-        def launch(self, tokens, seen, prompt, lengths, chunked):
-            gpu.launch("prefix", lambda: self.text.copy_(tokens[:, :prompt].sum() + 1000 * lengths.sum()))
+        def launch(self, words, seen, lengths, chunked):
+            gpu.launch("prefix", lambda: self.text.copy_(words.double().sum() + 1000 * lengths.sum()))
 
     class Expert:
         def __init__(self, *_): ...
@@ -112,7 +115,10 @@ def made(gpu, monkeypatch):
         args = PI05Args(random_geometry=GEOMETRY, max_batch_size=batch, cameras=2)
         e = Engine(EngineArgs("pi05", args, EngineConfig(runtime=RuntimeConfig(largest_frame=largest))))
         weight = SimpleNamespace(weight=SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32))
-        model = SimpleNamespace(geometry=GEOMETRY, action_in_proj=weight, embed_tokens=weight, projector=weight)
+        table = torch.zeros(GEOMETRY.vocab, GEOMETRY.language.width)
+        table[:, 1] = torch.arange(GEOMETRY.vocab)
+        words = torch.nn.Embedding.from_pretrained(table)
+        model = SimpleNamespace(geometry=GEOMETRY, action_in_proj=weight, embed_tokens=words, projector=weight)
         e._runner = runner.FusedRunner(
             model, cameras=2, max_batch=batch, steps=1, largest_frame=largest, tune=0, pdl=False
         )
@@ -205,6 +211,25 @@ def test_a_look_that_nothing_came_of(gpu, made):
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
     with pytest.raises(RequestError, match=r"frames\[0\]\[1\]: must be a NumPy array"):
         e.look([[picture(0), 3]])
+
+
+def test_words_are_taken_again_when_a_token_changes(gpu, made):
+    """Not when none does: their rows are on the GPU already. Nor has the engine's model a table any more."""
+    e, images = made((SIZE, SIZE), batch=2), [[picture(0), picture(1)]]
+    for length in (9, 9, 30, 9):  # another length, and back
+        r = request(images, length)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    taken = e._runner._arena._table
+    e._runner._arena._table = np.zeros_like(taken)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    e._runner._arena._table = taken
+    r.input_ids[0, 3] = 77
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    two = 2 * images
+    r = request(two, 8, batch=2)  # of as many tokens as one robot's bucket
+    torch.testing.assert_close(e.step(r), expected(two, r), rtol=1e-6, atol=0)
+    r = replace(r, input_ids=r.input_ids.flip(0))
+    torch.testing.assert_close(e.step(r), expected(two, r), rtol=1e-6, atol=0)
 
 
 def test_robots_that_see_with_different_cameras_go_in_turn(gpu, made):

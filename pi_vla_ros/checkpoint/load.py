@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.checkpoint.lerobot import is_lerobot, load_lerobot
+from pi_vla_ros.checkpoint.names import EMBED_TOKENS
 from pi_vla_ros.checkpoint.openpi import is_openpi, load_openpi
 from pi_vla_ros.checkpoint.openpi_jax import is_openpi_jax, load_openpi_jax
 from pi_vla_ros.checkpoint.types import Checkpoint, CheckpointError
@@ -53,11 +54,13 @@ def load_model(
     params_dtype: torch.dtype = torch.float32,
     vision_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    table: torch.device | str | None = None,
 ) -> PiModel:
     """The model with its weights, in eval mode, without gradients.
 
     Parameters get the dtype that `model.pi.parameter_dtype` says for `params_dtype` (and
-    `vision_dtype` for the vision tower). Tensors are read, cast and moved one by one: the peak is
+    `vision_dtype` for the vision tower). They go to `device`, the token embedding (a sixth of them)
+    to `table` if that is given. Tensors are read, cast and moved one by one: the peak is
     the model and one tensor.
     """
 
@@ -65,9 +68,15 @@ def load_model(
         for name, tensor in checkpoint.tensors():
             dtype = parameter_dtype(name, params_dtype, vision_dtype)
             # always a copy: what is read may still look into the file, which may change under us
-            yield name, tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+            to = place_of(name, device, table)
+            yield name, tensor.to(to, dtype, copy=True, memory_format=torch.contiguous_format)
 
     return assemble(checkpoint.geometry, tensors())
+
+
+def place_of(name: str, device: torch.device | str, table: torch.device | str | None) -> torch.device | str:
+    """The device of a parameter."""
+    return table if table is not None and name == EMBED_TOKENS else device
 
 
 def assemble(geometry: Geometry, tensors: Iterable[tuple[str, Tensor]]) -> PiModel:

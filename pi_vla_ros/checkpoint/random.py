@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pi_vla_ros.checkpoint.load import assemble
+from pi_vla_ros.checkpoint.load import assemble, place_of
 from pi_vla_ros.checkpoint.weights import parameter_shapes
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.model.pi import PiModel, parameter_dtype
@@ -44,10 +44,17 @@ def random_model(
     vision_dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    table: torch.device | str | None = None,
 ) -> PiModel:
-    """A model of any geometry with seeded random weights, made on `device`; eval mode, no gradients."""
+    """A model of any geometry with seeded random weights, made on `device`; eval mode, no gradients.
+
+    table: as in `load_model`; its numbers are drawn on `device` like the others, and moved.
+    """
     pairs = random_tensors(geometry, seed, device)
-    return assemble(geometry, ((n, t.to(parameter_dtype(n, params_dtype, vision_dtype))) for n, t in pairs))
+    return assemble(
+        geometry,
+        ((n, t.to(place_of(n, device, table), parameter_dtype(n, params_dtype, vision_dtype))) for n, t in pairs),
+    )
 
 
 def random_tensors(

@@ -137,11 +137,16 @@ class Engine:
 
     def _build(self, wanted, device):
         base = torch.bfloat16 if device.fp8 else device.params_dtype
-        dtypes = {"params_dtype": base, "vision_dtype": None if device.fp8 else wanted.vision_params_dtype}
+        how = {
+            "params_dtype": base,
+            "vision_dtype": None if device.fp8 else wanted.vision_params_dtype,
+            "device": device.device,
+            "table": "cpu" if self.fused else None,  # PyTorch's graphs read it: it goes with the rest
+        }
         if self.checkpoint:
-            model = load_model(self.checkpoint, device=device.device, **dtypes)
+            model = load_model(self.checkpoint, **how)
         else:
-            model = random_model(self.geometry, device=device.device, seed=wanted.seed, **dtypes)
+            model = random_model(self.geometry, seed=wanted.seed, **how)
         return to_fp8(model) if device.fp8 else model
 
     def look(self, frames: Images) -> None:

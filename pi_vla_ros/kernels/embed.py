@@ -1,14 +1,14 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What enters the two prefix stacks: patches of the images, rows of the token embedding.
+"""What enters the two prefix stacks: patches of the images, the prompt's rows of the token embedding.
 
 def patches_reference(images, patch):                            # [N, 3, S, S] -> [N · (S/p)², 3 · p²]
     if images.dtype == uint8:                                    # [N, S, S, 3], frames as they came
         images = images.permute(0, 3, 1, 2) / 255.0 * 2.0 - 1.0
     return unfold(images, patch, stride=patch).transpose(1, 2).flatten(0, 1)
 
-def text_reference(tokens, table):                               # [B, L] -> [B, L, W]
-    return table[tokens] * sqrt(W)
+def text_reference(words):                                       # [B, L, W], the embedding's rows as they are stored
+    return words * sqrt(W)
 """
 
 from __future__ import annotations
@@ -56,27 +56,25 @@ def patches(images: Tensor, out: Tensor, patch: int, *, pdl: bool) -> None:
 
 @triton.jit
 def text_kernel(
-    tokens, table, out, sums, L, token_stride, rows_per_robot, first_row, factor, rows_stride,
+    words, out, sums, L, rows_per_robot, first_row, factor, rows_stride,
     W: tl.constexpr, WP: tl.constexpr, PARTS: tl.constexpr, PARTS_POW2: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     chain(PDL)
     robot, place = tl.program_id(0) // L, tl.program_id(0) % L
     row = robot * rows_per_robot + first_row + place
     w = tl.arange(0, WP)
-    token = tl.load(tokens + robot * token_stride + place)
-    y = tl.load(table + token * W + w, mask=w < W, other=0.0).to(tl.float32) * factor
+    y = tl.load(words + tl.program_id(0) * W + w, mask=w < W, other=0.0).to(tl.float32) * factor
     tl.store(out + row * W + w, y.to(out.dtype.element_ty), mask=w < W)
     part = tl.arange(0, PARTS_POW2)
     square = tl.where(part == 0, tl.sum(y * y), 0.0)
     tl.store(sums + part * rows_stride + row, square, mask=part < PARTS)
 
 
-def text(tokens: Tensor, count: int, table: Tensor, out: Tensor, rows_per_robot: int, first_row: int, stats: Stats,
-         *, pdl: bool) -> None:  # fmt: skip
-    """The first `count` of tokens [B, ≥ count] -> rows of `out` from first_row on in every robot's share of rows."""
-    b, width = len(tokens), table.shape[1]
-    text_kernel[(b * count,)](
-        tokens, table, out, stats.buffer, count, tokens.stride(0), rows_per_robot, first_row, width**0.5,
-        stats.buffer.shape[1], width, triton.next_power_of_2(width), stats.parts,
-        triton.next_power_of_2(stats.parts), pdl, num_warps=4, launch_pdl=pdl,
+def text(words: Tensor, out: Tensor, rows_per_robot: int, first_row: int, stats: Stats, *, pdl: bool) -> None:
+    """words [B, L, W] -> rows of `out` from first_row on in every robot's share of rows, and their sums."""
+    b, length, width = words.shape
+    text_kernel[(b * length,)](
+        words, out, stats.buffer, length, rows_per_robot, first_row, width**0.5, stats.buffer.shape[1],
+        width, triton.next_power_of_2(width), stats.parts, triton.next_power_of_2(stats.parts), pdl,
+        num_warps=4, launch_pdl=pdl,
     )  # fmt: skip

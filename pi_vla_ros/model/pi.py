@@ -62,8 +62,9 @@ class PiModel(nn.Module):
         return seen.to(self.embed_tokens.weight.dtype)  # the tower may run in a higher precision than the rest
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """[B, L] -> [B, L, W], scaled by √W."""
-        return self.embed_tokens(tokens) * math.sqrt(self.geometry.language.width)
+        """[B, L] -> [B, L, W], scaled by √W. The table may lie on another device than the tokens."""
+        words = self.embed_tokens(tokens.to(self.embed_tokens.weight.device)).to(tokens.device)
+        return words * math.sqrt(self.geometry.language.width)
 
     def embed_prefix(self, images: Tensor, cameras: Tensor, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """images [B, C, 3, S, S], cameras [B, C] bool, tokens [B, L], lengths [B] -> x [B, P, W], valid [B, P]."""

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""All inputs of a step in one block of memory, on the host (pinned) and on the GPU: the images, then the rest."""
+"""All inputs of a step in one block of memory, on the host (pinned) and on the GPU: numbers, words, images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ PIECE = 1 << 19  # bytes of images that are worth a copy of their own, beside wh
 
 
 class Arena:
-    """host: NumPy views to write into; device: tensors that the kernels read; rtc: those of real-time chunking."""
+    """host: NumPy views to write into; device: tensors that the kernels read; rtc: those of real-time chunking.
 
-    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device, rtc: str, frames: Frames | None):
+    table [V, W]: the token embedding, in ordinary memory of the host. The rows of a step's words are copied into the
+    block, which alone is pinned: to pin 1 GiB takes time at start, and gives nothing to a host that gathers anyway."""
+
+    def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device, rtc: str, frames: Frames | None,
+                 table: Tensor):  # fmt: skip
         size, count = g.vision.image, batch * cameras
         self._frames = frames
         target = {"target": (torch.float32, (batch, g.chunk, g.action_dim))}
@@ -37,14 +41,15 @@ class Arena:
             pixels = {"records": (torch.int32, (count, FIELDS)), "block": (torch.uint8, (frames.nbytes,))}
         else:
             pixels = {"images": (torch.float32, (count, 3, size, size))}
+        self._table = table.view(torch.uint8).numpy()  # NumPy has no bf16
         parts = {
             "lengths": (torch.int32, (batch,)),
-            "tokens": (torch.int64, (batch, prompt)),
             "state": (torch.float32, (batch, g.action_dim)),
             "noise": (torch.float32, (batch, g.chunk, g.action_dim)),
             "keys": (torch.int64, (batch, 4)),
             "scale": (torch.float32, (batch,)),
             **chunking,
+            "words": (torch.uint8, (batch * prompt, self._table.shape[1])),  # robot after robot
             **pixels,  # the last parts; the very last is uploaded as far as it is used
         }
         offsets, end = {}, 0
@@ -64,12 +69,16 @@ class Arena:
             return seen
 
         self.device = SimpleNamespace(**views(self._there))
+        self.device.words = self.device.words.view(table.dtype)
         self.host = SimpleNamespace(**{name: part.numpy() for name, part in views(self._here).items()})
         # float images, as `Frames.place` says of frames where they go: views, and their first bytes
         squares = () if frames else self.host.images
         self._squares = functools.cache(lambda n: [(to, i * to.nbytes) for i, to in enumerate(squares[:n])])
         self._placed = self._pieces = None
-        self._rest = self._there[: self._first], self._here[: self._first]
+        words = offsets["words"]
+        self._numbers = self._there[:words], self._here[:words]
+        self._words = self._there[words : self._first], self._here[words : self._first]
+        self._tokens = np.empty(0, np.int64)  # whose rows are there
         kind = {"guided": Guidance, "trained": Committed}.get(rtc)
         self.rtc = kind and kind(*(getattr(self.device, name) for name in chunking))
 
@@ -120,7 +129,13 @@ class Arena:
         elif self.rtc is not None:
             (self.host.weights if isinstance(self.rtc, Guidance) else self.host.delay)[:n] = 0
 
-    def upload(self) -> None:
-        """Everything but the images."""
-        there, here = self._rest
+    def upload(self, tokens: np.ndarray) -> None:
+        """Everything but the images. tokens [B, L] int64, a new array: their words, unless they are there already."""
+        there, here = self._numbers
         there.copy_(here, non_blocking=True)
+        if not np.array_equal(tokens, self._tokens):
+            # NumPy: a thread of PyTorch's that has to wake up takes longer than the rows; "clip": straight into `out`
+            np.take(self._table, tokens.ravel(), axis=0, out=self.host.words[: tokens.size], mode="clip")
+            there, here = (block[: tokens.size * self._table.shape[1]] for block in self._words)
+            there.copy_(here, non_blocking=True)
+            self._tokens = tokens

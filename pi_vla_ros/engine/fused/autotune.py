@@ -122,7 +122,8 @@ class Bench:
             self.prefix = PrefixStage(model, robots, longest, key_rows, dtype, tune, pdl)
             self.expert = ExpertStage(model, robots, key_rows, steps, dtype, tune, pdl, self.prefix.rope)
         self._images = torch.rand(robots * cameras, 3, g.vision.image, g.vision.image, device=device) * 2 - 1
-        self._tokens = torch.randint(g.vocab, (robots, prompt), device=device)
+        width = g.language.width
+        self._words = torch.randn(robots, prompt, width, device=device, dtype=dtype) * width**-0.5
         self._lengths = torch.full((robots,), longest, device=device, dtype=torch.int32)
         self._noise = torch.randn(robots * g.chunk, g.action_dim, device=device)
         self._x_t = self._noise.clone()
@@ -133,7 +134,7 @@ class Bench:
         if stage == "vision":
             self.vision.launch(self._images, p.x, self._seen, p.sums, self._seen + self._prompt)
         elif stage == "prefix":
-            p.launch(self._tokens, self._seen, self._prompt, self._lengths)
+            p.launch(self._words, self._seen, self._lengths)
         else:
             self._x_t.copy_(self._noise)  # or it would grow from replay to replay
             self.expert.launch(

@@ -4,7 +4,8 @@
 
 While the GPU runs the vision tower, the host checks, copies and launches the rest. Graphs are captured per (robots,
 cameras seen, prompt bucket); prompts are rounded up to 16 tokens, the tokens that round up are masked by the robot's
-length, which the graph reads from memory. Masked cameras are left out of the batch.
+length, which the graph reads from memory. Masked cameras are left out of the batch. The token embedding stays on the
+host: the rows that a prompt needs are part of the second upload.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
+from pi_vla_ros.engine.fused.weights import drop
 from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.engine.requests import Images
 from pi_vla_ros.kernels.common import chained
@@ -36,7 +38,8 @@ STAGES = {"vision": 0, "prefix": 2, "expert": 3}  # the mark at which each begin
 
 
 class FusedRunner:
-    """Runs a model whose weights it takes over: the originals are freed while they are repacked."""
+    """Runs a model whose weights it takes over: the originals are freed while they are repacked. The token embedding may
+    lie on the host from the beginning."""
 
     def __init__(self, model: PiModel, *, cameras: int, max_batch: int, steps: int = STEPS, rtc: str = "off",
                  resize: Resize = "pil", largest_frame: tuple[int, int] | None = None, tune=None, pdl=None):  # fmt: skip
@@ -62,7 +65,9 @@ class FusedRunner:
             self.expert = ExpertStage(model, max_batch, key_rows, steps, dtype, tune, pdl, self.prefix.rope, rtc)
         size, images = g.vision.image, max_batch * cameras
         self._frames = largest_frame and Frames(size, resize, largest_frame, images, device)
-        self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames)
+        table = model.embed_tokens.weight.detach().cpu()
+        drop(model.embed_tokens)
+        self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames, table)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._answers = self._actions.numpy()
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
@@ -121,19 +126,19 @@ class FusedRunner:
         self._looked = None
         arena, host = self._arena, self._arena.host
         np.add(lengths, seen * self.geometry.vision.tokens, out=host.lengths[:n], casting="unsafe")
+        tokens = np.zeros((n, bucket), np.int64)
         used = min(bucket, ids.shape[1])
-        host.tokens[:n, :used] = ids[:, :used]
-        host.tokens[:n, used:bucket] = 0
+        tokens[:, :used] = ids[:, :used]
         if inputs.state is not None:
             host.state[:n] = inputs.state.numpy(force=True)
         arena.noise(n, inputs.noise)
         arena.chunk(n, getattr(inputs, "rtc", None))
         if not self._cuda:
-            arena.upload()
+            arena.upload(tokens)
             replay()
             return arena.device.noise[:n].clone()
         with torch.cuda.stream(self._copies):  # beside the vision tower
-            arena.upload()
+            arena.upload(tokens)
             self._uploaded.record()
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(self._uploaded)
@@ -194,7 +199,8 @@ class FusedRunner:
         self._mark(2)
         with phase("prefix"):
             draw(noise, d.keys[:batch], d.scale[:batch], pdl=self._pdl)
-            self.prefix.launch(d.tokens[:batch], seen, prompt, lengths, self.expert.chunked(batch))
+            words = d.words[: batch * prompt].view(batch, prompt, g.language.width)
+            self.prefix.launch(words, seen, lengths, self.expert.chunked(batch))
         self._mark(3)
         with phase("expert"):
             self.expert.launch(noise.view(-1, g.action_dim), batch, seen + prompt, lengths, self.prefix.keys,

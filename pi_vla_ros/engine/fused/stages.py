@@ -146,7 +146,6 @@ class PrefixStage:
             ours = gemma_layer(layer, g.head_dim, dtype, alternate=False, kv_only=i == depth - 1)
             drop(layer)
             self._layers.append(for_hopper(ours) if self._hopper else ours)
-        self._table = model.embed_tokens.weight
         rows, key_rows = batch * longest, triton.cdiv(key_rows, 64) * 64
         empty = {"device": device, "dtype": dtype}
         self.x = torch.empty(rows, g.width, **empty)
@@ -170,18 +169,20 @@ class PrefixStage:
         sums = [statistics(self._g.width, bn, len(self.x), self.x.device) for bn in writers]
         self.sums, self._attended, self._done = sums
 
-    def launch(self, tokens: Tensor, seen_rows: int, prompt: int, lengths: Tensor, chunked: bool = False) -> None:
-        """tokens [B, ≥ prompt]; seen_rows: camera tokens of a robot, there already; lengths [B] int32: rows that count.
+    def launch(self, words: Tensor, seen_rows: int, lengths: Tensor, chunked: bool = False) -> None:
+        """words [B, prompt, W]: the prompts' rows of the token embedding; seen_rows: camera tokens of a robot, there
+        already; lengths [B] int32: rows that count.
 
         chunked: keys and values as the expert's resident kernel wants them (one robot on Hopper)."""
         g, t, pdl = self._g, self._tune, self._pdl
-        batch, share = len(tokens), seen_rows + prompt
+        batch, prompt, _ = words.shape
+        share = seen_rows + prompt
         n = batch * share
         x, q, seen, mlp, raw = (b[:n] for b in (self.x, self._q, self._seen, self._mlp, self._raw))
         folded = (batch, share * g.heads, g.head_dim)
         if prompt:
             with phase("lang_pack"):
-                text(tokens, prompt, self._table, x, share, seen_rows, self.sums, pdl=pdl)
+                text(words, x, share, seen_rows, self.sums, pdl=pdl)
         before = self.sums
         at = t.prefix_attention
         *layers, last = self._layers
