@@ -6,6 +6,8 @@ are stand-ins: the graphs add up what was uploaded."""
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -246,7 +248,7 @@ def test_robots_that_see_with_different_cameras_go_in_turn(gpu, made):
 
 @pytest.mark.parametrize("piece", [64, 4096, 1 << 19])
 def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
-    """Whatever the pieces, all bytes arrive; and sizes may change from step to step."""
+    """Whatever the pieces and whoever copies them, all bytes arrive; and sizes may change from step to step."""
     monkeypatch.setattr(arena, "PIECE", piece)
     e = made((120, 160))
     there, host = e._runner._arena.device, e._runner._arena.host
@@ -268,3 +270,31 @@ def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
             assert torch.equal(there.block[at : at + image.size], torch.from_numpy(image).flatten())
         if sizes[0] != (SIZE, SIZE):
             assert torch.equal(there.records, torch.from_numpy(host.records)) and (there.records[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_helpers_that_come_late_and_slow_ones(gpu, made, monkeypatch, late):
+    """Who has not begun is not waited for, who has begun is."""
+    monkeypatch.setattr(arena, "PIECE", 64)
+    e, fill, images = made((SIZE, SIZE)), arena.Piece.fill, [[picture(0), picture(1)]]
+    caller, busy, began, copied = threading.get_ident(), threading.Event(), threading.Event(), set()
+
+    def noted(piece, images):
+        copied.add(threading.get_ident())
+        if threading.get_ident() != caller:
+            began.set()
+            time.sleep(0.05)
+        elif not late:
+            began.wait()
+        fill(piece, images)
+
+    monkeypatch.setattr(arena.Piece, "fill", noted)
+    try:
+        if late:
+            for _ in range(arena.HELPERS):
+                e._runner._arena._helpers.submit(busy.wait)
+        r = request(images)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+        assert (copied == {caller}) == late
+    finally:
+        busy.set()

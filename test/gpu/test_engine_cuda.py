@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pi_vla_ros.checkpoint import random_model
+from pi_vla_ros.checkpoint.random_checkpoint import random_checkpoint
 from pi_vla_ros.engine import (
     DeviceConfig,
     Engine,
@@ -20,7 +21,9 @@ from pi_vla_ros.engine import (
     RequestError,
     RuntimeConfig,
 )
+from pi_vla_ros.engine import engine as engine_module
 from pi_vla_ros.model.geometry import tiny
+from pi_vla_ros.robot import load_robot
 
 pytestmark = [
     pytest.mark.gpu,
@@ -174,6 +177,28 @@ def test_a_gpu_that_the_kernels_do_not_run_on_gets_the_pytorch_graphs(monkeypatc
     config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16))
     with pytest.warns(UserWarning, match="no such instruction"), Engine(EngineArgs("pi05", args, config)) as e:
         assert not e.fused and e.step(request("pi05", 2, 0)).shape == (2, 7, 32)
+
+
+def test_the_token_embedding_never_takes_gpu_memory(monkeypatch, tmp_path):
+    """Not while it is loaded, either: an engine's peak does not grow with the vocabulary. Its words are the model's."""
+    peaks = []
+    for vocab in (512, 1 << 20):  # 64 KiB, 128 MiB
+        geometry = tiny("pi05", chunk=7, prompt_len=40, vocab=vocab)
+        checkpoint = random_checkpoint(load_robot("sim"), geometry, 0, tmp_path)
+        monkeypatch.setattr(engine_module, "load_checkpoint", lambda path, settings, found=checkpoint: found)
+        config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16))
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        args = EngineArgs("pi05", PI05Args(checkpoint_dir=tmp_path), config)
+        with Engine(args) as e, Engine(dataclasses.replace(args, config=EngineConfig())) as cpu:
+            assert e.fused
+            for seed in (0, 2):
+                r = request("pi05", 1, seed)
+                r = dataclasses.replace(r, input_ids=r.input_ids * (vocab // 512))
+                a, b = cpu.step(r), e.step(r)
+                assert (a - b).norm() / a.norm() < 5e-2
+            peaks.append(torch.cuda.max_memory_allocated() - before)
+    assert peaks[1] - peaks[0] < 8 << 20
 
 
 def test_fewer_cameras_are_prepared_too():

@@ -1,10 +1,11 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""What a step costs on the host: before, between and after its graphs, and how fast frames get into pinned memory.
+"""What a step costs on the host: before, between and after its graphs, for frames of several sizes.
 
     python test/gpu/time_host.py [out.json]
 
-Full size, random weights, three cameras, prompt 200. Also runs where a step is one graph.
+Full size, random weights, three cameras, prompt 200; new_prompts: each step has tokens that no step had before, whose
+rows of the embedding are in no cache. µs, median and 99th percentile. Also runs where a step is one graph.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,10 +23,8 @@ import torch
 from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.measure import Subject
 
-CUDA, TIMES = torch.device("cuda"), 500
-FRAMES = ((224, 224), (480, 640), (720, 1280))
-THREADS = (1, 2, 4, 8)
-HELPER = ThreadPoolExecutor(1)
+CUDA, TIMES = torch.device("cuda"), 300
+FRAMES = ((224, 224), (480, 640), (720, 1280), (1080, 1920))
 
 
 def stamped(engine, request) -> list[tuple[str, float]]:
@@ -53,77 +51,39 @@ def stamped(engine, request) -> list[tuple[str, float]]:
     return [(name, 1e6 * (end - begin)) for (name, begin), (_, end) in pairwise(stamps)]
 
 
-def median(values) -> float:
-    return round(float(np.median(values)), 1)
+def spread(values) -> list[float]:
+    """Median and 99th percentile."""
+    return [round(float(q), 1) for q in np.percentile(values, (50, 99))]
 
 
-def step(subject: Subject) -> dict:
+def step(subject: Subject, new_prompts: bool) -> dict:
     for _ in range(50):
         subject.step()
-    seen = [stamped(subject.engine, subject.request) for _ in range(TIMES)]
+    asked = [subject.request] * TIMES
+    if new_prompts:
+        ids = torch.randint(subject.engine.geometry.vocab, (TIMES, *subject.request.input_ids.shape))
+        asked = [replace(subject.request, input_ids=some) for some in ids]
+    seen = [stamped(subject.engine, request) for request in asked]
     stages = [subject.step()[1] for _ in range(100)]
     return {
         "frame": list(subject.case.frame),
-        "host_us": [(name, median([row[i][1] for row in seen])) for i, (name, _) in enumerate(seen[0])],
-        "wall_us": median([sum(us for _, us in row) for row in seen]),
-        "stages_us": {k: median([1e3 * s[k] for s in stages]) for k in stages[0]},
+        "new_prompts": new_prompts,
+        "host_us": [(name, *spread([row[i][1] for row in seen])) for i, (name, _) in enumerate(seen[0])],
+        "wall_us": spread([sum(us for _, us in row) for row in seen]),
+        "stages_us": {k: spread([1e3 * s[k] for s in stages]) for k in stages[0]},
     }
-
-
-def helped(to: np.ndarray, of: np.ndarray) -> None:
-    """The last frame by another thread, which has to wake up first."""
-    there = HELPER.submit(np.copyto, to[2], of[2])
-    np.copyto(to[:2], of[:2])
-    there.result()
-
-
-def copies(subject: Subject) -> list[dict]:
-    """µs for three frames into pinned memory, each copy after a step, as it is in a control loop; µs on to the GPU."""
-    rows, before = [], torch.get_num_threads()
-    for height, width in FRAMES:
-        frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
-        pinned = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=True)
-        there, source = torch.empty_like(pinned, device=CUDA), torch.from_numpy(frames)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        target = pinned.numpy()
-        ways = {
-            "numpy": lambda to=target, of=frames: np.copyto(to, of),
-            "numpy and a helper": lambda to=target, of=frames: helped(to, of),
-        }
-        for n in THREADS:
-            ways[f"torch, {n} threads"] = lambda to=pinned, of=source, n=n: (torch.set_num_threads(n), to.copy_(of))
-        row = {"frame": [height, width]}
-        for name, copy in ways.items():
-            spent, up = [], []
-            for _ in range(60):
-                subject.engine.step(subject.request)
-                start = time.perf_counter()
-                copy()
-                spent.append(1e6 * (time.perf_counter() - start))
-                begin.record()
-                there.copy_(pinned, non_blocking=True)
-                end.record()
-                end.synchronize()
-                up.append(1e3 * begin.elapsed_time(end))
-            row[name] = {"p50": median(spent), "p95": round(float(np.percentile(spent, 95)), 1), "upload": median(up)}
-        rows.append(row)
-    torch.set_num_threads(before)
-    return rows
 
 
 def main() -> None:
     rows, case = [], Case(prompt_len=200)
     for frame in FRAMES:
         subject = Subject(replace(case, frame=frame), CUDA)
-        rows.append(step(subject))
-        print(json.dumps(rows[-1]), flush=True)
-        if frame == FRAMES[0]:
-            into_pinned = copies(subject)
+        for new_prompts in (False, True) if frame == FRAMES[0] else (True,):
+            rows.append(step(subject, new_prompts))
+            print(json.dumps(rows[-1]), flush=True)
         subject.engine.close()
-    for row in into_pinned:
-        print(json.dumps(row))
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({"steps": rows, "copies": into_pinned}, indent=1) + "\n")
+        Path(sys.argv[1]).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Policy.infer from camera frames of several sizes, and what real-time chunking costs a step. Full size, random weights.
+"""What real-time chunking costs a step, and Policy.infer from camera frames of several sizes while the state, and with it
+π0.5's prompt, changes from step to step. Full size, random weights.
 
 python test/gpu/time_policy.py [out.json]
 """
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +23,6 @@ from pi_vla_ros.checkpoint.random_checkpoint import random_checkpoint
 from pi_vla_ros.engine import engine as engine_module
 from pi_vla_ros.engine.fused.autotune import blank_model
 from pi_vla_ros.engine.fused.runner import FusedRunner
-from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.model.geometry import PI05
 from pi_vla_ros.model.rtc import Committed, Guidance
 from pi_vla_ros.policy import Policy, PolicyOptions
@@ -30,6 +31,7 @@ from pi_vla_ros.robot import load_robot
 from pi_vla_ros.types import Observation
 
 CUDA, WARM_UPS, TIMES = torch.device("cuda"), 20, 300
+STATES = 7  # one after the other
 
 
 def timed(call) -> dict:
@@ -57,20 +59,21 @@ def infer(stitcher: str) -> list[dict]:
     for height, width in ((224, 224), (480, 640), (720, 1280), (1080, 1920)):
         rng = np.random.default_rng(0)
         images = {slot: rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for slot in robot.cameras}
-        seen = Observation(images, robot.measured(robot.home), "pick up the red block", 0.0)
-        previous = policy.infer(seen)
-        row = timed(lambda seen=seen, previous=previous: policy.infer(seen, previous, 0.1))
-        stages = {k: round(v, 3) for k, v in policy.infer(seen, previous, 0.1).stage_ms.items()}
+        home = robot.measured(robot.home)
+        states = [home + 0.1 * rng.standard_normal(len(home)) for _ in range(STATES)]
+        seen = cycle(Observation(images, state, "pick up the red block", 0.0) for state in states)
+        previous = policy.infer(next(seen))
+        row = timed(lambda seen=seen, previous=previous: policy.infer(next(seen), previous, 0.1))
+        stages = {k: round(v, 3) for k, v in policy.infer(next(seen), previous, 0.1).stage_ms.items()}
         rows.append({"stitcher": stitcher, "frame": [height, width], **row, "last_stage_ms": stages})
     policy.close()
     return [row | {"set_up_s": round(set_up, 1)} for row in rows]
 
 
 @torch.inference_mode()
-def steps(rtc: str, asked: bool, resident: bool) -> dict:
+def steps(rtc: str, asked: bool) -> dict:
     g, rng = PI05, torch.Generator().manual_seed(0)
-    tune = replace(tuning_for(CUDA, 1), resident=resident)
-    runner = FusedRunner(blank_model(g, CUDA, torch.bfloat16), cameras=3, max_batch=1, steps=10, rtc=rtc, tune=tune)
+    runner = FusedRunner(blank_model(g, CUDA, torch.bfloat16), cameras=3, max_batch=1, steps=10, rtc=rtc)
     target, weights = torch.randn(1, g.chunk, g.action_dim, generator=rng), torch.rand(1, g.chunk, generator=rng)
     chunking = {
         "guided": Guidance(target, weights, torch.tensor([10.0])),
@@ -88,12 +91,11 @@ def steps(rtc: str, asked: bool, resident: bool) -> dict:
     row = timed(lambda: runner.run(request))
     expert = sorted(runner.run(request) is not None and runner.stage_ms()["expert"] for _ in range(50))[25]
     runner.close()
-    return {"rtc": rtc, "asked": asked, "resident": resident, **row, "expert_ms": round(expert, 3)}
+    return {"rtc": rtc, "asked": asked, **row, "expert_ms": round(expert, 3)}
 
 
 if __name__ == "__main__":
-    cases = (("off", False, True), ("off", False, False), ("guided", False, False), ("guided", True, False),
-             ("trained", False, False), ("trained", True, False))  # fmt: skip
+    cases = ("off", False), ("guided", False), ("guided", True), ("trained", False), ("trained", True)
     rows = [steps(*case) for case in cases]
     for stitcher in ("blend", "rtc"):
         rows += infer(stitcher)

@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from queue import SimpleQueue
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +21,30 @@ from pi_vla_ros.engine.noise import Keys
 from pi_vla_ros.kernels.resize import FIELDS
 from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 
-PIECE = 1 << 19  # bytes of images that are worth a copy of their own, beside which the host goes on
+PIECE = 1 << 19  # bytes of images that are worth an upload of their own, beside which the host goes on
+HELPERS = 2  # threads that copy larger images, too
+
+
+class Piece(NamedTuple):
+    """Images' numbers, rows of them and where they are copied to; what is uploaded then."""
+
+    copies: list[tuple[int, slice, np.ndarray]]
+    there: Tensor
+    here: Tensor
+
+    def fill(self, images: Sequence[np.ndarray]) -> None:
+        for image, rows, to in self.copies:
+            np.copyto(to, images[image][rows])  # lets other threads run
+
+    def upload(self) -> None:
+        self.there.copy_(self.here, non_blocking=True)
+
+
+def _fill(images: Sequence[np.ndarray], left: Iterator[Piece], filled: SimpleQueue[Piece]) -> None:
+    """Copies pieces as long as there are any; several threads may take them from `left`."""
+    for piece in left:
+        piece.fill(images)
+        filled.put(piece)
 
 
 class Arena:
@@ -75,6 +101,7 @@ class Arena:
         squares = () if frames else self.host.images
         self._squares = functools.cache(lambda n: [(to, i * to.nbytes) for i, to in enumerate(squares[:n])])
         self._placed = self._pieces = None
+        self._helpers = ThreadPoolExecutor(HELPERS, "frames")
         words = offsets["words"]
         self._numbers = self._there[:words], self._here[:words]
         self._words = self._there[words : self._first], self._here[words : self._first]
@@ -84,33 +111,44 @@ class Arena:
 
     def images(self, images: Sequence[np.ndarray]) -> bool:
         """Uploads (3, S, S) float32, or frames (H, W, 3) uint8 where there are `frames`: while one piece is on its way
-        the next is copied into pinned memory. Whether they are frames that need no resizing."""
+        the next is copied into pinned memory. Whether they are frames that need no resizing.
+
+        Many pieces are shared out to whoever is awake: nothing waits for a helper that has not begun.
+        """
         if self._frames:
             images, places = self._frames.place(images, self.host.records, self.host.block)
         else:
             places = self._squares(len(images))
         if places is not self._placed:
             self._placed, self._pieces = places, self._cut(places)
-        for image, rows, to, upload in self._pieces:
-            np.copyto(to, images[image][rows])
-            if upload:
-                upload[0].copy_(upload[1], non_blocking=True)
+        left, filled, sent = iter(self._pieces), SimpleQueue(), 0
+        if len(self._pieces) > HELPERS:
+            for _ in range(HELPERS):
+                self._helpers.submit(_fill, images, left, filled)
+        for piece in left:
+            piece.fill(images)
+            filled.put(piece)
+            while not filled.empty():
+                filled.get().upload()
+                sent += 1
+        for _ in self._pieces[sent:]:
+            filled.get().upload()
         return self._frames is not None and self._frames.square
 
-    def _cut(self, places: Sequence[tuple[np.ndarray, int]]) -> list[tuple]:
-        """What is copied into pinned memory, one after the other: an image's number, its rows, where they go, and what
-        is uploaded then, if anything."""
-        pieces, sent = [], self._first
+    def _cut(self, places: Sequence[tuple[np.ndarray, int]]) -> list[Piece]:
+        """In the order of the images; small ones are one piece together."""
+        pieces, copies, sent = [], [], self._first
         for i, (place, at) in enumerate(places):
             row = place.strides[0]
             count = -(-PIECE // row)
             for top in range(0, len(place), count):
                 rows = slice(top, min(top + count, len(place)))
-                end, upload = self._pixels + at + rows.stop * row, None
+                end = self._pixels + at + rows.stop * row
                 last = i == len(places) - 1 and rows.stop == len(place)
+                copies.append((i, rows, place[rows]))
                 if last or end - sent >= PIECE:
-                    upload, sent = (self._there[sent:end], self._here[sent:end]), end
-                pieces.append((i, rows, place[rows], upload))
+                    pieces.append(Piece(copies, self._there[sent:end], self._here[sent:end]))
+                    copies, sent = [], end
         return pieces
 
     def noise(self, n: int, noise: Tensor | Keys) -> None:
