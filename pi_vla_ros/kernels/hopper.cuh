@@ -85,6 +85,21 @@ __device__ __forceinline__ void store_in(u32 to, float2 v, u32 bar) {
   store_in(to, make_uint2(__float_as_uint(v.x), __float_as_uint(v.y)), bar);
 }
 
+// Through the slots of a ring, again and again.
+template <int SLOTS> struct Walk {
+  int slot = 0;
+  u32 parity = 0;
+  __device__ void next() { if (++slot == SLOTS) { slot = 0; parity ^= 1; } }
+};
+// Gives slots back to the loader of another program: not the last ones, which nobody waits for. Such a word could still be on
+// its way when that program has ended, and it would end the launch.
+struct GiveBack {
+  u32 empty;    // its barriers
+  int refills;  // slots that are filled again
+  bool tells;   // this thread
+  __device__ void operator()(int slot) { if (refills-- > 0 && tells) bar_arrive_in(empty + 8 * slot); }
+};
+
 // --- copies ---------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32 bar) {

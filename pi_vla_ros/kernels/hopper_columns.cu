@@ -15,12 +15,6 @@
 
 constexpr int BN = 128, BK = 64, W_BYTES = BN * BK * 2, STAGE = W_BYTES + T * BK * 2;
 
-struct Walk {  // through the stages, again and again
-  int slot = 0;
-  u32 parity = 0;
-  __device__ void next() { if (++slot == STAGES) { slot = 0; parity ^= 1; } }
-};
-
 // x [M, N] += ..., sums_out [N / 64, sums_stride]; `pairs` of token tiles. a_map ends at row M.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(288, 1)
 hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap w_map, char *x, float *sums_out,
@@ -50,7 +44,7 @@ hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ 
       const int ahead = steps < STAGES ? steps : STAGES;  // of weights: nobody writes them, no need to wait
       for (int k = 0; k < ahead; k++) ask_w(k, k);
       chain_wait();
-      Walk s;
+      Walk<STAGES> s;
       for (int k = 0; k < steps; k++, s.next()) {
         bar_wait(empty + 8 * s.slot, s.parity ^ 1);
         if (k >= ahead) ask_w(k, s.slot);
@@ -62,11 +56,8 @@ hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ 
     const int group = uniform(warp >> 2), odd = lane >> 2 & 1;
     const int mine = token + (lane & 3) * 2 + odd;  // of eight tokens, the one that this thread stores
     const int col = tile * BN + (warp >> 1) * 32 + (lane >> 3) * 8 + (warp & 1) * 4;  // and the three behind it
-    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
-    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
-    const u32 back = address_in(empty, warp & 1);
-    int refills = steps - STAGES;
-    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    // to both loaders that write a slot, one warp of a group tells each
+    GiveBack release{address_in(empty, warp & 1), steps - STAGES, (warp & 3) < 2 && lane == 0};
     chain_wait();
     uint2 before[T / 8];
 #pragma unroll
@@ -75,7 +66,7 @@ hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ 
 
     float d[T / 2];
     int last = 0;
-    Walk s;
+    Walk<STAGES> s;
     for (int k = 0; k < steps; k++, s.next()) {
       bar_wait(full + 8 * s.slot, s.parity);
       const u64 w = tile_at(stages + s.slot * STAGE + group * (W_BYTES / 2)), a = tile_at(stages + s.slot * STAGE + W_BYTES);

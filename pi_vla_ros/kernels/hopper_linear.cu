@@ -19,12 +19,6 @@ constexpr int BM = 128, BK = 64, GEGLU = 0, RESIDUAL = 1, QKV = 2;
 constexpr int A_BYTES = BM * BK * 2, W_BYTES = BN * BK * 2, STAGE = A_BYTES + W_BYTES;
 constexpr int CHUNK = 64 * 512;  // bytes of the keys (or values) of 64 positions: four tiles
 
-struct Walk {  // through the stages, again and again
-  int slot = 0;
-  u32 parity = 0;
-  __device__ void next() { if (++slot == STAGES) { slot = 0; parity ^= 1; } }
-};
-
 // EPILOGUE by EPILOGUE: GEGLU out [M, N / 2]; RESIDUAL out = x [M, N] + ..., sums_out [2 N / BN, sums_stride];
 // QKV: queries out [M, heads · 256], keys, values; row r is token r % tokens of a robot.
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
@@ -62,7 +56,7 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
       const int ahead = steps < STAGES ? steps : STAGES;  // of weights: nobody writes them, no need to wait
       for (int k = 0; k < ahead; k++) ask_w(tile_of(cluster), k, k);
       chain_wait();
-      Walk s;
+      Walk<STAGES> s;
       for (int i = cluster; i < tiles; i += clusters) {
         const Tile tile = tile_of(i);
         for (int k = 0; k < steps; k++, s.next()) {
@@ -78,13 +72,11 @@ hopper_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
   } else {  // ---- two warpgroups, 64 rows each
     more_registers<232>();
     const int group = uniform(warp >> 2), quad = lane & 3;
-    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
-    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
-    const u32 back = address_in(empty, warp & 1);
-    int refills = (tiles - cluster + clusters - 1) / clusters * steps - STAGES;
-    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    // to both loaders that write a slot, one warp of a group tells each
+    GiveBack release{address_in(empty, warp & 1), (tiles - cluster + clusters - 1) / clusters * steps - STAGES,
+                     (warp & 3) < 2 && lane == 0};
     chain_wait();
-    Walk s;
+    Walk<STAGES> s;
     for (int i = cluster; i < tiles; i += clusters) {
       const Tile tile = tile_of(i);
       const int row = tile.row + (tile.half ? 0 : group * 64) + (warp & 3) * 16 + (lane >> 2);

@@ -23,12 +23,6 @@ constexpr int GIVEN = (SPLIT - 1) * BM * MINE * 4;  // bytes of sums that come f
 constexpr int REST = MINE % 32 / 8;               // blocks of 8 columns behind the last 32: not packed, 2 columns a thread
 static_assert(EPILOGUE < RESIDUAL || REST == 0, "sums are of whole groups of 32 columns");
 
-struct Walk {  // through the stages, again and again
-  int slot = 0;
-  u32 parity = 0;
-  __device__ void next() { if (++slot == STAGES) { slot = 0; parity ^= 1; } }
-};
-
 // out [M, N]; RESIDUAL: out = x, sums_out is moments [N / MINE, sums_stride, 2]; PREFIX: row r goes to row
 // r / image_rows · share_rows + r % image_rows, sums_out is [N / MINE, sums_stride]. moments [PARTS, stride]; constants
 // [tiles of N, 2, BN]. M is a multiple of 256; N one of 8, or, where there are sums, of BN.
@@ -77,7 +71,7 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
       const int ahead = steps < STAGES ? steps : STAGES;  // of weights: nobody writes them, no need to wait
       for (int k = 0; k < ahead; k++) ask_w(0, k, k);
       chain_wait();
-      Walk s;
+      Walk<STAGES> s;
       for (int i = cluster, turn = 0; i < tiles; i += clusters, turn++) {
         if (turn) go_to(i);
         for (int k = 0; k < steps; k++, s.next()) {
@@ -91,14 +85,12 @@ vision_linear(const __grid_constant__ TensorMap a_map, const __grid_constant__ T
     cluster_arrive();
   } else {  // ---- two warpgroups, 64 rows each
     const int group = uniform(warp >> 2), quad = lane & 3;
-    // A slot is given back to both loaders that write it, one warp of a group tells each: not the last ones, which nobody
-    // waits for. Such a word could still be on its way when the other program has ended, and it would end the launch.
-    const u32 back = address_in(empty, (warp & 1) * SPLIT + split);
-    int refills = (tiles - cluster + clusters - 1) / clusters * steps - STAGES;
-    auto release = [&](int slot) { if (refills-- > 0 && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * slot); };
+    // to both loaders that write a slot, one warp of a group tells each
+    GiveBack release{address_in(empty, (warp & 1) * SPLIT + split), (tiles - cluster + clusters - 1) / clusters * steps - STAGES,
+                     (warp & 3) < 2 && lane == 0};
     const float per = 1.f / K;
     chain_wait();
-    Walk s;
+    Walk<STAGES> s;
     for (int i = cluster, turn = 0; i < tiles; i += clusters, turn++) {
       if (turn) go_to(i);
       const int row = top + group * 64 + (warp & 3) * 16 + (lane >> 2);  // and row + 8
