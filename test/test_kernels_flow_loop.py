@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from pi_vla_ros.engine.fused.weights import GemmaLayer, Turn
 from pi_vla_ros.kernels import flow_loop
-from pi_vla_ros.kernels.flow_loop import CTAS, QKV_ROWS, as_held, by_depth, packed_layer, tiles
+from pi_vla_ros.kernels.flow_loop import CTAS, QKV_COLUMNS, QKV_TEAM, UP_TEAM, as_held, by_depth, packed_layer, tiles
 
 
 def test_tiles_are_swizzled():
@@ -26,8 +26,9 @@ def test_tiles_are_swizzled():
 
 
 def rows_of(tile: torch.Tensor) -> list[int]:
-    """First column of an unpacked tile of 72 rows: what `numbered` weights say of their rows."""
-    return tile.view(72, 8, 8)[torch.arange(72), torch.arange(72) % 8, 0].int().tolist()
+    """First column of an unpacked tile of 48 or 72 rows: what `numbered` weights say of their rows."""
+    rows = torch.arange(tile.numel() // 64)
+    return tile.view(-1, 8, 8)[rows, rows % 8, 0].int().tolist()
 
 
 def numbered(rows: int, columns: int) -> torch.Tensor:
@@ -53,35 +54,55 @@ def test_a_cluster_has_its_columns_and_a_program_its_eighth_of_the_depth():
 def test_a_layer_holds_every_weight_once():
     sizes = (2560, 1024), (1024, 2048), (8192, 1024), (1024, 4096)
     layer = packed_layer(*(torch.ones(s) for s in sizes))
-    assert layer.shape == (CTAS, 8 * 2 * QKV_ROWS * 64 + (4 + 16 + 8) * 72 * 64)
+    assert layer.shape == (CTAS, 8 * QKV_COLUMNS * 64 + (4 + 16 + 8) * 72 * 64)
     assert layer.sum() == sum(a * b for a, b in sizes)
 
 
-def test_gate_and_up_of_four_neighbours_meet_in_one_thread():
+QKV, OUT = 8 * QKV_COLUMNS * 64, 4 * 72 * 64  # elements a program of tiles before those of `out`, of gate and up
+
+
+def test_gate_and_up_of_eight_neighbours_meet_in_one_thread():
     zero = torch.zeros(2560, 1024), torch.zeros(1024, 2048), torch.zeros(1024, 4096)
     up = numbered(8192, 1024)  # row r: gate of column r / 2 if r is even, else its up
     layer = packed_layer(zero[0], zero[1], up, zero[2])
-    first = 8 * 2 * QKV_ROWS * 64 + 4 * 72 * 64  # elements of QKV and output tiles before
     cluster, rank = 2, 7
-    rows = rows_of(layer[8 * cluster + rank, first : first + 72 * 64])
-    for group in range(2):
+    first = 3 * 1024 + cluster * 72  # columns of this cluster's part of the ranks' quarter
+    for program in (8 * cluster + rank, 8 * cluster + rank - 1):  # a pair: the same columns, half of the depth each
+        for group in range(2):
+            rows = rows_of(layer[program, QKV + OUT + group * 72 * 64 :][: 72 * 64])
+            for quad in range(4):
+                for n in range(8):
+                    row, column = 8 * n + 2 * quad, first + 32 * group + 8 * quad + n
+                    assert rows[row : row + 2] == [2 * column + 1, 2 * column + 2]
+                column = first + 64 + 4 * group + quad
+                assert rows[64 + 2 * quad : 66 + 2 * quad] == [2 * column + 1, 2 * column + 2]
+
+
+def test_queries_of_four_neighbours_meet_in_one_thread():
+    zero = torch.zeros(1024, 2048), torch.zeros(8192, 1024), torch.zeros(1024, 4096)
+    layer = packed_layer(numbered(2560, 1024), *zero)
+    rows = rows_of(layer[46][: 48 * 64])  # of the first warpgroup
+    first = 46 // 4 * 96
+    for part in range(2):
         for quad in range(4):
-            for n in range(4):
-                row, column = 32 * group + 8 * n + 2 * quad, rank * 512 + cluster * 36 + 16 * group + 4 * quad + n
-                assert rows[row : row + 2] == [2 * column + 1, 2 * column + 2]
+            got = [rows[24 * part + 8 * block + 2 * quad + j] for block in range(2) for j in range(2)]
+            assert got == [first + 24 * part + 4 * quad + n + 1 for n in range(4)]
+        assert rows[24 * part + 16 : 24 * part + 24] == [first + 24 * part + 17 + n for n in range(8)]
 
 
-def test_each_rank_begins_at_blocks_of_its_own():
-    """What all programs read (QKV, gate and up): the kernel asks for the activations of rank r from block 2 r on."""
+def test_a_program_has_its_part_of_the_depth_and_each_team_begins_at_a_block_of_its_own():
+    """QKV, gate and up: each program of a team has one part, and team i begins at its block i."""
     block = torch.arange(1024.0) // 64 + 1  # column c says which block of 64 it is in
     qkv, up = (block.expand(n, 1024) for n in (2560, 8192))
     layer = packed_layer(qkv, torch.zeros(1024, 2048), up, torch.zeros(1024, 4096))
-    for rank in range(8):
-        program = layer[8 + rank]
-        first = program[: 16 * QKV_ROWS * 64].view(16, -1)
-        second = program[16 * QKV_ROWS * 64 + 4 * 72 * 64 :][: 16 * 72 * 64].view(16, -1)
-        for tiles_of in (first, second):
-            assert [int(t.max()) for t in tiles_of] == [(2 * rank + i) % 16 + 1 for i in range(16)]
+    for program in range(8, 16):
+        first = layer[program, :QKV].view(16 // QKV_TEAM, -1)
+        second = layer[program, QKV + OUT :][: 16 * 72 * 64].view(8, -1)
+        for tiles_of, size in ((first, QKV_TEAM), (second, UP_TEAM)):
+            count, team, part = 16 // size, program // size, program % size
+            want = [count * part + (team + i) % count + 1 for i in range(count)]
+            assert [int(t.max()) for t in tiles_of] == want
+            assert all(set(t.int().tolist()) <= {0, n} for t, n in zip(tiles_of, want, strict=True))
 
 
 def test_columns_of_out_stand_as_answers_travel():

@@ -9,37 +9,39 @@
 // for its predecessor and then for its weights. Here the weights of a program are one endless stream that depends on
 // nothing: a loading warp keeps a ring of them full while the consumers wait for each other's activations.
 //
-// Why clusters: products with a long inner axis (out, down) give each of the 8 programs of a cluster an eighth of it, and
-// all keys of a head are seen by one cluster. So partial results travel from shared memory to shared memory (`store_in`),
-// 8 rows to each program, which finishes them. Activations travel between clusters, through the L2 cache, as the tiles that
-// the tensor cores read (hopper.cuh), so a load is a plain copy.
+// Why clusters: products are split by depth among the programs of a cluster: `out` and `down`, whose inner axis is long,
+// among all eight, gate and up among pairs, QKV among teams of four. And all keys of a head are seen by one cluster. Partial
+// results travel from shared memory to shared memory (`store_in`), to those who finish them. Activations travel between
+// clusters, through the L2 cache, as the tiles that the tensor cores read (hopper.cuh), so a load is a plain copy.
 //
-// A program writes into another's memory only where that one reads nothing any more. What says so: where not all programs
-// of the cluster must have come as far, the barrier `others_free`; else a counter that all programs have raised since.
+// A program writes into another's memory only where that one reads nothing any more. What says so is always a counter that
+// all programs have raised since.
 //
 // Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), HELD (the first `delay` actions are the target's
 // and stand at flow time 0; π0.5, whose tables then have a second row for it).
 
 constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
 constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
-constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024; a program's packed rows of gate and up
+constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024; a warpgroup's packed rows of gate and up
 constexpr int TILE = COLUMNS * 128;           // bytes of a weight tile: 72 rows, 64 deep
 constexpr int SLOT = TILE, KEYS = 8192;       // of the ring; bytes of 64 positions, 64 of D
-constexpr int QKV_ROWS = 24;                  // 120 · 24 ≥ 2560
-constexpr int KEYS_FIRST = 2048 / QKV_ROWS, KEYS_CTAS = (2560 + QKV_ROWS - 1) / QKV_ROWS - KEYS_FIRST;  // who writes keys, values
-constexpr int QKV_SLOT = 2 * QKV_ROWS * 128;  // two tiles of 24 rows
+constexpr int QKV_TEAM = 4, UP_TEAM = 2;      // neighbours that have the same columns and a part of the depth each
+constexpr int QKV_COLUMNS = 48;               // of a warpgroup; 30 teams · 2 · 48 ≥ 2560
+constexpr int QKV_SLOT = QKV_COLUMNS * 128;
 constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
 constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
-constexpr int ARRIVALS = 8;                   // parts of the activations that arrive one by one
-constexpr int R_STRIDE = 72;                  // floats; keeps accumulator stores free of bank conflicts
-constexpr int A_BYTES = 16 * BLOCK + 1024;    // with GROUPS < 8 the tensor core reads one group past the end
-// Places in the activations' memory while a phase uses less than all of it.
+// The activations' memory: at most 8 blocks that a phase reads, and behind them what other programs send.
+constexpr int BLOCKS = 8;
 constexpr int ANSWERS = 4 * BLOCK;            // behind the queries: [8 programs][8 rows][256] bf16
 constexpr int ANSWERS_BYTES = 8 * 8 * 512;
-constexpr int PARTS = ANSWERS + ANSWERS_BYTES;  // behind 8 blocks: [8 programs][8 rows][72] fp32
+constexpr int PARTS = ANSWERS + ANSWERS_BYTES;  // [8 programs][8 rows][72] fp32
 constexpr int PARTS_BYTES = 8 * 8 * COLUMNS * 4;
-constexpr int WEIGHTS = PARTS + PARTS_BYTES;  // of the keys: two tiles [64 rows, 64 keys]
-static_assert(PARTS >= 8 * BLOCK + (GROUPS < 8 ? 1024 : 0) && WEIGHTS % 1024 == 0 && WEIGHTS + 2 * KEYS <= 16 * BLOCK);
+constexpr int ADDENDS = PARTS + PARTS_BYTES;  // of the rest of the team: each thread of theirs to the same here
+constexpr int ADDENDS_BYTES = 256 * 9 * 8;
+constexpr int WEIGHTS = ADDENDS;              // of the keys: two tiles [64 rows, 64 keys]; in another phase
+constexpr int A_BYTES = ADDENDS + ADDENDS_BYTES;
+// With GROUPS < 8 the tensor core reads one group past the end of a block.
+static_assert(PARTS >= BLOCKS * BLOCK + (8 - GROUPS) * 1024 && WEIGHTS % 1024 == 0 && A_BYTES % 1024 == 0 && 2 * KEYS <= ADDENDS_BYTES);
 
 struct Params {
   const char *weights[LAYERS], *mix;
@@ -51,7 +53,7 @@ struct Params {
   long long chunks, steps, tokens;
 };
 
-static_assert(A_BYTES + RING * SLOT + 2176 + sizeof(Params) + (2 * RING + ARRIVALS + 4) * 8 <= 232448);
+static_assert(A_BYTES + RING * SLOT + 1920 + sizeof(Params) + (2 * RING + BLOCKS + 4) * 8 <= 232448);
 
 enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
 
@@ -69,30 +71,65 @@ __device__ __forceinline__ void consumers_wait(const u32 *counter, u32 target) {
   if (threadIdx.x == 0) wait_for(counter, target);
   consumers_sync();
 }
-// --- the kernel -------------------------------------------------------------------------------------------------
 
-struct Ring {  // where a warp is in the endless stream of slots
-  int slot = 0;
-  u32 parity = 0;
-  __device__ void next() { if (++slot == RING) { slot = 0; parity ^= 1; } }
-};
+// A team's sums. Each of its TEAM programs has multiplied a part of the depth with the same columns, and finishes one of a
+// thread's two rows (odd ranks the later one) and 2 · COUNT of its columns. What others finish goes to the same thread of
+// theirs. d: the tensor core's result; y: the whole sum of what this program finishes.
+template <int TEAM, int COUNT>
+__device__ __forceinline__ void team_sum(const float (&d)[2 * TEAM * COUNT], float (&y)[2 * COUNT], const char *addends, u32 full,
+                                         u32 parity, int rank, int row, int T) {
+  const int mine = rank & (TEAM - 1), tid = afresh(threadIdx.x);
+#pragma unroll
+  for (int q = 0; q < TEAM; q++) {
+    float v[2 * COUNT];
+#pragma unroll
+    for (int i = 0; i < 2 * COUNT; i++) v[i] = d[4 * (COUNT * (q >> 1) + (i >> 1)) + 2 * (q & 1) + (i & 1)];
+    if (q == mine) {
+#pragma unroll
+      for (int i = 0; i < 2 * COUNT; i++) y[i] = v[i];
+    } else if (row + 8 * (q & 1) < T) {
+      const u32 whose = rank ^ mine ^ q, bar = address_in(full, whose);
+      const u32 to = address_in(shared(addends) + ((q ^ mine) - 1) * (256 * COUNT * 8), whose);
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; i++)
+        store_in(to + (i * 256 + tid) * 16, make_float4(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]), bar);
+      store_in(to + COUNT / 2 * 4096 + tid * 8, make_float2(v[2 * COUNT - 2], v[2 * COUNT - 1]), bar);
+    }
+  }
+  const int first = 8 * (mine & 1), kept = (T >> 4) * 8 + min(max((T & 15) - first, 0), 8);  // rows
+  if (tid == 0) bar_expect(full, kept * 64 * COUNT * (TEAM - 1));
+  bar_wait(full, parity);
+  if (row + first < T)
+#pragma unroll
+    for (int other = 0; other < TEAM - 1; other++) {
+      const char *from = addends + other * (256 * COUNT * 8);
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; i++) {
+        const float4 v = *(const float4 *)(from + (i * 256 + tid) * 16);
+        y[4 * i] += v.x; y[4 * i + 1] += v.y; y[4 * i + 2] += v.z; y[4 * i + 3] += v.w;
+      }
+      const float2 v = *(const float2 *)(from + COUNT / 2 * 4096 + tid * 8);
+      y[2 * COUNT - 2] += v.x; y[2 * COUNT - 1] += v.y;
+    }
+}
+
+// --- the kernel -------------------------------------------------------------------------------------------------
 
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(384, 1)
 flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
           const float *target, const float *weights, const float *most, const int *delay) {  // real-time chunking: [H, 32],
   // guided [H], [1]; HELD [1]
   extern __shared__ __align__(1024) char raw[];
-  char *a_tile = raw;                  // activations of the phase, and the places above
+  char *a_tile = raw;                         // activations of the phase, and the places above
   char *ring = raw + A_BYTES;
-  float *rs = (float *)(ring + RING * SLOT);  // [64] of the rows
-  float *moved = rs + 64;                     // [32] this program's row of x_t
+  float *moved = (float *)(ring + RING * SLOT);  // [32] this program's row of x_t
   float *small = moved + 32;                  // [64] scratch of a turn
   float *tops = small + 64;                   // [2][64] largest scores of the rows, of each warpgroup's keys
   float2 *seen = (float2 *)(tops + 128);      // [8 programs][2][8 rows] largest score, sum of weights
   Params &p = *(Params *)(seen + 128);        // re-read where it is needed: registers are for accumulators
-  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[ARRIVALS], a_empty, parts_full, others_free, answers_full
-  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 8 * ARRIVALS;
-  const u32 parts_full = a_empty + 8, others_free = parts_full + 8, answers_full = others_free + 8;
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], a_full[BLOCKS], a_empty, parts_full, addends_full, answers_full
+  const u32 full = shared(bars), empty = full + 8 * RING, a_full = empty + 8 * RING, a_empty = a_full + 8 * BLOCKS;
+  const u32 parts_full = a_empty + 8, addends_full = parts_full + 8, answers_full = addends_full + 8;
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
   for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   __syncthreads();
@@ -106,10 +143,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
 
   if (tid == 0) {
     for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
-    for (int i = 0; i < ARRIVALS; i++) bar_init(a_full + 8 * i, 1);
+    for (int i = 0; i < BLOCKS; i++) bar_init(a_full + 8 * i, 1);
     bar_init(a_empty, 8);
     bar_init(parts_full, 1);
-    bar_init(others_free, 8);
+    bar_init(addends_full, 1);
     bar_init(answers_full, 1);
     bar_init_done();
   }
@@ -120,7 +157,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   fewer_registers<40>();
   if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
     if (lane == 0) {
-    Ring r;
+    Walk<RING> r;
     auto put = [&](const char *from, u32 bytes) {
       bar_wait(empty + 8 * r.slot, r.parity ^ 1);
       bar_expect(full + 8 * r.slot, bytes);
@@ -157,33 +194,34 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   if (warp == 9) {  // ---- activations: wait until their writers are done, then copy
     if (lane == 0) {
     u32 parity = 0;
-    auto load = [&](const u32 *counter, u32 target, const char *from, int blocks) {
-      const int parts = blocks < ARRIVALS ? blocks : ARRIVALS, bytes = blocks / parts * BLOCK;
+    auto load = [&](const u32 *counter, u32 target, const char *from, int blocks, int begin) {
+      const int bytes = T * 128;  // rows behind T hold anything: a row of a product depends on that row alone
       bar_wait(a_empty, parity ^ 1);
       parity ^= 1;
-      for (int i = 0; i < ARRIVALS; i++) {  // before the wait, so that nothing stands between it and the copies
-        if (i < parts) bar_expect(a_full + 8 * i, bytes);
+      for (int i = 0; i < BLOCKS; i++) {  // before the wait, so that nothing stands between it and the copies
+        if (i < blocks) bar_expect(a_full + 8 * i, bytes);
         else bar_arrive(a_full + 8 * i);
       }
       wait_for(counter, target);
       fence_global();
+      // What many programs read, each team begins at another block, or all would ask for the same lines at once. Weights
+      // are packed in the same order.
 #pragma unroll 1
-      for (int i = 0; i < parts; i++) {
-        // What all programs read, each rank begins at another place, or all would ask for the same lines at once.
-        const int turned = blocks == 16 ? i + rank & 7 : i;  // weights are packed in the same order
-        copy_in(shared(a_tile + i * bytes), from + turned * bytes, bytes, a_full + 8 * i);
-      }
+      for (int i = 0; i < blocks; i++)
+        copy_in(shared(a_tile + i * BLOCK), from + (i + begin & blocks - 1) * BLOCK, bytes, a_full + 8 * i);
     };
     for (int step = 0, L = 0; step < steps; step++) {
-      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2);
+      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2, 0);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
-        if (layer) load(COUNTER(C_DOWN), CTAS * L, p.h, 16);
-        else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), p.h, 16);
-        else load(COUNTER(C_TURN), actions * (step + 1), p.h, 16);
-        if (cluster < HEADS) load(COUNTER(C_QKV), CTAS * (L + 1), p.q + cluster * 4 * BLOCK, 4);
-        load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4);
-        load(COUNTER(C_O), CTAS * (L + 1), p.h, 16);
-        load(COUNTER(C_ACT + rank), CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8);
+        const char *h = p.h + rank % QKV_TEAM * 4 * BLOCK;
+        const int team = cta / QKV_TEAM;
+        if (layer) load(COUNTER(C_DOWN), CTAS * L, h, 4, team);
+        else if (STATE) load(COUNTER(C_ENTER), CTAS * (step + 1), h, 4, team);
+        else load(COUNTER(C_TURN), actions * (step + 1), h, 4, team);
+        if (cluster < HEADS) load(COUNTER(C_QKV), CTAS * (L + 1), p.q + cluster * 4 * BLOCK, 4, 0);
+        load(COUNTER(C_ATT + rank), 8 * (L + 1), p.att + rank * 4 * BLOCK, 4, 0);
+        load(COUNTER(C_O), CTAS * (L + 1), p.h + rank % UP_TEAM * 8 * BLOCK, 8, cta / UP_TEAM);
+        load(COUNTER(C_ACT + rank / UP_TEAM), UP_TEAM * CLUSTERS * (L + 1), p.act + rank * 8 * BLOCK, 8, 0);
       }
     }
     }
@@ -195,8 +233,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   const int group = uniform(warp >> 2);
   const int acc_row = (warp & 3) * 16 + (lane >> 2), acc_col = (lane & 3) * 2;  // of accumulators 0, 1; 2, 3: 8 rows on
   const u32 a_at = shared(a_tile), ring_at = shared(ring);
-  float *const R = (float *)a_tile;  // [2][64][R_STRIDE] fp32 partial results, one per warpgroup
-  Ring r;
+  Walk<RING> r;
   u32 a_parity = 0;
   // This program finishes 8 rows, a warp one of them. The residual stream of its cluster's columns stays in registers.
   const int own_rows = uniform(T <= rank * 8 ? 0 : T >= rank * 8 + 8 ? 8 : T - rank * 8), all_rows = T;
@@ -214,42 +251,28 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     }
   };
 
-  // The warpgroups take the slots of a stream in turn: this one's of the next two.
-  auto next_own = [&] {
-    Ring even = r;
-    r.next();
-    Ring odd = r;
-    r.next();
-    const Ring own = group ? odd : even, other = group ? even : odd;
-    bar_wait(full + 8 * other.slot, other.parity);
-    __syncwarp();
-    release(other.slot);
-    bar_wait(full + 8 * own.slot, own.parity);
-    return own.slot;
-  };
-  // 1 / root mean square of every row, from the clusters' sums of squares: 8 rows a warp, 4 lanes a row.
-  // Asked for when the activations are there, used behind the product: the trip to the L2 cache costs nothing.
-  auto row_squares = [&] {
+  // 1 / root mean square of a row, from the clusters' sums of squares: 4 lanes a row. Asked for when the activations are
+  // there, used behind the product: the trip to the L2 cache costs nothing.
+  auto row_squares = [&](int row) {
     bar_wait(a_full, a_parity);
-    return load4(p.ss + (warp * 8 + (lane >> 2)) * 16 + (lane & 3) * 4);
+    return load4(p.ss + row * 16 + (lane & 3) * 4);
   };
-  auto row_scales = [&](const float4 &v) {
+  auto row_scale = [&](const float4 &v) {
     float s = v.x + v.y + v.z + v.w;
     s += __shfl_xor_sync(~0u, s, 1);
     s += __shfl_xor_sync(~0u, s, 2);
-    if ((lane & 3) == 0) rs[warp * 8 + (lane >> 2)] = rsqrtf(s * (1.f / WIDTH) + 1e-6f);
+    return rsqrtf(s * (1.f / WIDTH) + 1e-6f);
   };
-  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other; `per_part` tiles of A arrive
-  // together.
-  auto product = [&](float (&d)[20], int tiles, int per_part) {
+  // d = A[:, 64 · tiles] @ tilesᵀ, columns 0-39 for one warpgroup, 32-71 for the other.
+  auto product = [&](float (&d)[20], int tiles) {
     int before = -1;
     for (int i = 0; i < tiles; i++, r.next()) {
-      bar_wait(a_full + 8 * (i / per_part), a_parity);
+      bar_wait(a_full + 8 * i, a_parity);
       bar_wait(full + 8 * r.slot, r.parity);
       const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT + group * 4096);
       mma_begin();
 #pragma unroll
-      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, i | k);
+      for (int k = 0; k < 4; k++) mma40(d, a + 2 * k, b + 2 * k, 1);
       mma_commit();
       if (before >= 0) { mma_wait<1>(); release(before); }
       before = r.slot;
@@ -306,30 +329,44 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   // One action's row between two steps: velocity out, x_t moved, token in.
   auto turn = [&](int step) {
     const int row = cta + STATE, tid = afresh(threadIdx.x);
+    float *const h = (float *)a_tile;  // [1024] the row's input of the last product
     if (step) {
+      float4 m[4][8];  // asked for before the wait
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int c = 0; c < 8; c++)
+          m[i][c] = load4(p.leave_w + ((step - 1) * 32 + warp * 4 + i) * WIDTH + lane * 4 + c * 128);
       consumers_wait(COUNTER(C_DOWN), CTAS * LAYERS * step);
       uint2 v = __ldcg((const uint2 *)(p.h + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8));
-      *(float4 *)(R + tid * 4) = make_float4(lower(v.x), upper(v.x), lower(v.y), upper(v.y));
+      *(float4 *)(h + tid * 4) = make_float4(lower(v.x), upper(v.x), lower(v.y), upper(v.y));
       if (warp == 0) {
         float sum = lane < 16 ? __ldcg(p.ss + row * 16 + lane) : 0.f;
         for (int o = 8; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
         if (lane == 0) small[0] = rsqrtf(sum * (1.f / WIDTH) + 1e-6f);
       }
       consumers_sync();
-#pragma unroll 2
+#pragma unroll
       for (int i = 0; i < 4; i++) {
         const int a = warp * 4 + i;
-        const float *w = p.leave_w + ((step - 1) * 32 + a) * WIDTH + lane * 4;
         float sum = 0;
 #pragma unroll
         for (int c = 0; c < 8; c++) {
-          const float4 m = __ldg((const float4 *)(w + c * 128)), n = *(float4 *)(R + lane * 4 + c * 128);
-          sum += m.x * n.x + m.y * n.y + m.z * n.z + m.w * n.w;
+          const float4 n = *(float4 *)(h + lane * 4 + c * 128);
+          sum += m[i][c].x * n.x + m[i][c].y * n.y + m[i][c].z * n.z + m[i][c].w * n.w;
         }
 #pragma unroll
         for (int o = 16; o; o >>= 1) sum += __shfl_xor_sync(~0u, sum, o);
         if (lane == 0) small[16 + a] = sum * small[0] + p.leave_b[(step - 1) * 32 + a];
       }
+    }
+    float4 y, m[32];  // asked for before they can be used
+    if (step < steps) {
+      y = load4(p.enter_b + step * WIDTH + tid * 4);
+#pragma unroll
+      for (int a = 0; a < 32; a++) m[a] = load4(p.enter_w + a * WIDTH + tid * 4);
+    }
+    if (step) {
       consumers_sync();
       if (tid < 32) {
         float move = small[16 + tid];
@@ -346,12 +383,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       if (tid < 32) x_t[cta * 32 + tid] = moved[tid];
       return;
     }
-    float4 y = __ldg((const float4 *)(p.enter_b + step * WIDTH + tid * 4));
-#pragma unroll 16
+#pragma unroll
     for (int a = 0; a < 32; a++) {
-      float4 w = __ldg((const float4 *)(p.enter_w + a * WIDTH + tid * 4));
-      float m = moved[a];
-      y.x += w.x * m; y.y += w.y * m; y.z += w.z * m; y.w += w.w * m;
+      const float w = moved[a];
+      y.x += m[a].x * w; y.y += m[a].y * w; y.z += m[a].z * w; y.w += m[a].w * w;
     }
     char *to = (STATE ? p.mixed : p.h) + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8;
     if (STATE) {
@@ -377,8 +412,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   };
 
   // Positions behind the last token, up to a whole chunk: their weight is 0, and 0 · NaN would be NaN.
-  if (cta >= KEYS_FIRST && cta < KEYS_FIRST + KEYS_CTAS)
-  for (int i = (cta - KEYS_FIRST) * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += KEYS_CTAS * 256) {
+  for (int i = cta * 256 + tid; i < LAYERS * (chunks * 64 - total) * 32; i += CTAS * 256) {
     const int piece = i & 31, layer = (i >> 5) % LAYERS, key = total + (i >> 5) / LAYERS;
     const long long to = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK + (piece >> 3) * KEYS + at(key & 63, piece & 7);
     *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
@@ -389,10 +423,10 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   for (int step = 0; step < steps; step++) {
     if (cta < actions) turn(step);
     if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
-      float d[20];
-      product(d, 2, 1);
+      float d[20] = {};
+      product(d, 2);
       if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step);  // `parts`: free since the counter of the turns
+      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step);  // `parts`: free since C_TURN
     }
     for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
@@ -400,59 +434,56 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       const float *gate = STATE ? nullptr : p.gate + here * 2 * NORM;
       const float *scale = STATE ? nullptr : p.scale + here * 2 * NORM;  // [norm before attention, before the MLP]
 
-      {  // ---- queries, keys, values of 24 packed rows
-        float d[12];
+      {  // ---- queries, keys, values: a team's 96 columns, a quarter of the depth; finished: half the columns of half the rows
+        float d[24] = {}, y[6];
         int before = -1;
-        const int tid = afresh(threadIdx.x), row = tid >> 2, key = start + row, first = cta * QKV_ROWS + (tid & 3) * 6;
+        const int row = afresh(acc_row) + 8 * (rank & 1), key = start + row;
+        const int column = (cta / QKV_TEAM * 2 + group) * QKV_COLUMNS + (rank & 2) * (QKV_COLUMNS / 4);
+        const int at_four = column + (lane & 3) * 4, at_two = column + 16 + acc_col;  // columns of this thread
         float2 shift[3], turned[3];  // and cosine, sine of the rotation
         const float *shifts = STATE ? nullptr : p.shift_qkv + (here * TIMES_OF + (row < committed)) * 2560;
 #pragma unroll
         for (int i = 0; i < 3; i++) {
-          const int col = first + 2 * i, pair = key * 128 + ((col & 255) >> 1);
+          const int col = i < 2 ? at_four + 2 * i : at_two, pair = key * 128 + ((col & 255) >> 1);
           shift[i] = STATE || col >= 2560 ? make_float2(0, 0) : __ldg((const float2 *)(shifts + col));
           turned[i] = row < T ? make_float2(__ldg(p.cos + pair), __ldg(p.sin + pair)) : make_float2(1, 0);
         }
-        const float4 squares = row_squares();
-        for (int i = group; i < 8; i += 2) {  // a slot is two tiles deep
+        const float4 squares = row_squares(row);
+        for (int i = 0; i < 4; i++) {  // a slot for each warpgroup
+          if (group) pass(1);
           bar_wait(a_full + 8 * i, a_parity);
-          const int slot = next_own();
+          bar_wait(full + 8 * r.slot, r.parity);
+          const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
           mma_begin();
 #pragma unroll
-          for (int k = 0; k < 8; k++) {
-            const u64 a = tile_at(a_at + (2 * i + (k >> 2)) * BLOCK) + 2 * (k & 3);
-            const u64 b = tile_at(ring_at + slot * SLOT + (k >> 2) * QKV_ROWS * 128) + 2 * (k & 3);
-            mma24(d, a, b, (i >> 1) | k);
-          }
+          for (int k = 0; k < 4; k++) mma48(d, a + 2 * k, b + 2 * k, 1);
           mma_commit();
           if (before >= 0) { mma_wait<1>(); release(before); }
-          before = slot;
+          before = r.slot;
+          r.next();
+          if (!group) pass(1);
         }
         mma_wait<0>();
         release(before);
-        row_scales(squares);
-        consumers_sync();
-        float *to = R + group * 64 * R_STRIDE + acc_row * R_STRIDE + acc_col;
-#pragma unroll
-        for (int t = 0; t < 3; t++) {
-          *(float2 *)(to + t * 8) = make_float2(d[4 * t], d[4 * t + 1]);
-          *(float2 *)(to + 8 * R_STRIDE + t * 8) = make_float2(d[4 * t + 2], d[4 * t + 3]);
-        }
-        consumers_sync();
+        // addends of others are free: all have finished the layer before
+        team_sum<QKV_TEAM, 3>(d, y, a_tile + ADDENDS, addends_full, 0, rank, acc_row, T);
+        const float scale = row_scale(squares);
         if (row < T) {
-          const int place = key & 63;
-          const long long own = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK;
+          u32 out[3];
 #pragma unroll
           for (int i = 0; i < 3; i++) {
-            const int c = (tid & 3) * 6 + 2 * i, col = first + 2 * i;
-            if (col >= 2560) break;
-            float2 u = *(float2 *)(R + row * R_STRIDE + c), w = *(float2 *)(R + (64 + row) * R_STRIDE + c);
-            const float y1 = (u.x + w.x) * rs[row] + shift[i].x, y2 = (u.y + w.y) * rs[row] + shift[i].y;
-            const int d0 = col & 255, block = d0 >> 6, chunk = (d0 & 63) >> 3, rest = (d0 & 7) * 2;
+            const float y1 = y[2 * i] * scale + shift[i].x, y2 = y[2 * i + 1] * scale + shift[i].y;
             const float cs = turned[i].x, sn = turned[i].y;  // queries and keys turn; such a pair stands side by side
-            const u32 out = col < 2304 ? pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn) : pack(y1, y2);
-            if (col < 2048) *(u32 *)(p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk) + rest) = out;
-            else *(u32 *)((col < 2304 ? keys : values) + own + block * KEYS + at(place, chunk) + rest) = out;
+            out[i] = (i < 2 ? at_four : at_two) < 2304 ? pack(y1 * cs - y2 * sn, y2 * cs + y1 * sn) : pack(y1, y2);
           }
+          const long long own = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK;
+          auto place = [&](int col) {
+            const int block = (col & 255) >> 6, chunk = (col & 63) >> 3, rest = (col & 7) * 2;
+            return (col < 2048 ? p.q + ((col >> 8) * 4 + block) * BLOCK + at(row, chunk)
+                               : (col < 2304 ? keys : values) + own + block * KEYS + at(key & 63, chunk)) + rest;
+          };
+          if (at_four < 2560) *(uint2 *)place(at_four) = make_uint2(out[0], out[1]);
+          if (at_two < 2560) *(u32 *)place(at_two) = out[2];
         }
         publish(COUNTER(C_QKV));
         a_done();
@@ -467,7 +498,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         for (int first = rank; first < chunks; first += 16) {
           const bool two = first + 8 < chunks;
           const int chunk = first + 8 * group;
-          float s[32], above[2] = {-INFINITY, -INFINITY};
+          float s[32] = {}, above[2] = {-INFINITY, -INFINITY};
           if (group) pass(4);
           if (!group || two) {
             int slots[4];
@@ -479,7 +510,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
               const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
               mma_begin();
 #pragma unroll
-              for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, i | k);
+              for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, 1);
             }
             mma_commit();
             mma_wait<0>();
@@ -606,70 +637,73 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       }
 
       {  // ---- output projection: the cluster's columns, one head deep
-        float d[20];
+        float d[20] = {};
         const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + NORM, 0);
-        product(d, 4, 1);
+        product(d, 4);
         if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
         // `parts` of others are free: all queries are published, so all have finished the block before
         end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0);
       }
 
-      {  // ---- gate and up: 72 packed rows make 36 columns of the cluster's eighth; 4 neighbours of a row in one thread
-        float d[20];
-        float4 shift[1 + HELD][2];  // of rows acc_row and, if it can differ, acc_row + 8
-        float2 shift_last[1 + HELD];
-        const int quad = afresh(lane & 3), col = cluster * 36 + group * 16 + quad * 4, col_last = cluster * 36 + 32 + quad;
+      {  // ---- gate and up: a pair's 72 columns of its quarter, half of the depth; finished: half of the rows
+        float d[36] = {}, y[18];
+        int before = -1;
+        const int quad = afresh(lane & 3), row = acc_row + 8 * (rank & 1);
+        const int col = cluster * COLUMNS + group * 32 + quad * 8, col_last = cluster * COLUMNS + 64 + group * 4 + quad;
+        float2 shift[9] = {};  // of gate and up: 8 neighbours, and one more
         if (!STATE) {
+          const float *from = p.shift_up + (here * TIMES_OF + (row < committed)) * 8192 + rank / UP_TEAM * 2048;
 #pragma unroll
-          for (int half = 0; half < 1 + HELD; half++) {
-            const float *from = p.shift_up + (here * TIMES_OF + (acc_row + 8 * half < committed)) * 8192 + rank * 1024;
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-              shift[half][i] = col < 512 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
-            shift_last[half] = col_last < 512 ? __ldg((const float2 *)(from + col_last * 2)) : make_float2(0, 0);
+          for (int i = 0; i < 4; i++) {
+            const float4 v = col < 1024 ? __ldg((const float4 *)(from + col * 2) + i) : make_float4(0, 0, 0, 0);
+            shift[2 * i] = make_float2(v.x, v.y), shift[2 * i + 1] = make_float2(v.z, v.w);
           }
+          if (col_last < 1024) shift[8] = __ldg((const float2 *)(from + col_last * 2));
         }
-        const float4 squares = row_squares();
-        product(d, 16, 2);
-        row_scales(squares);
-        consumers_sync();
-        if (tid >= 64 && tid < 72) bar_arrive_in(address_in(others_free, tid - 64));  // all of this program's activations are used
+        const float4 squares = row_squares(row);
+        for (int i = 0; i < 8; i++) {  // a slot for each warpgroup
+          if (group) pass(1);
+          bar_wait(a_full + 8 * i, a_parity);
+          bar_wait(full + 8 * r.slot, r.parity);
+          const u64 a = tile_at(a_at + i * BLOCK), b = tile_at(ring_at + r.slot * SLOT);
+          mma_begin();
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int row = acc_row + 8 * half;
-          if (row >= T) continue;
-          const float4 &s0 = shift[half * HELD][0], &s1 = shift[half * HELD][1];
-          const float s[8] = {s0.x, s0.y, s0.z, s0.w, s1.x, s1.y, s1.z, s1.w};
-          float y[5];
+          for (int k = 0; k < 4; k++) mma72(d, a + 2 * k, b + 2 * k, 1);
+          mma_commit();
+          if (before >= 0) { mma_wait<1>(); release(before); }
+          before = r.slot;
+          r.next();
+          if (!group) pass(1);
+        }
+        mma_wait<0>();
+        release(before);
+        // addends of others are free: all have finished their attention
+        team_sum<UP_TEAM, 9>(d, y, a_tile + ADDENDS, addends_full, 1, rank, acc_row, T);
+        const float scale = row_scale(squares);
+        if (row < T) {
+          float z[9];
 #pragma unroll
-          for (int t = 0; t < 5; t++) {
-            float gate = d[4 * t + 2 * half] * rs[row], up = d[4 * t + 2 * half + 1] * rs[row];
-            if (!STATE) {
-              gate += t < 4 ? s[(2 * t) & 7] : shift_last[half * HELD].x;
-              up += t < 4 ? s[(2 * t + 1) & 7] : shift_last[half * HELD].y;
-            }
-            y[t] = gelu_tanh(gate) * up;
-          }
-          char *to = p.act + rank * 8 * BLOCK;
-          if (col < 512)
-            *(uint2 *)(to + (col >> 6) * BLOCK + at(row, (col & 63) >> 3) + (col & 4) * 2) =
-                make_uint2(pack(y[0], y[1]), pack(y[2], y[3]));
-          if (group && col_last < 512)
+          for (int t = 0; t < 9; t++)
+            z[t] = gelu_tanh(y[2 * t] * scale + shift[t].x) * (y[2 * t + 1] * scale + shift[t].y);
+          char *to = p.act + rank / UP_TEAM * 16 * BLOCK;
+          if (col < 1024)
+            *(uint4 *)(to + (col >> 6) * BLOCK + at(row, (col & 63) >> 3)) =
+                make_uint4(pack(z[0], z[1]), pack(z[2], z[3]), pack(z[4], z[5]), pack(z[6], z[7]));
+          if (col_last < 1024)
             *(unsigned short *)(to + (col_last >> 6) * BLOCK + at(row, (col_last & 63) >> 3) + (col_last & 7) * 2) =
-                (unsigned short)pack(y[4], 0);
+                (unsigned short)pack(z[8], 0);
         }
-        publish(COUNTER(C_ACT + rank));
+        publish(COUNTER(C_ACT + rank / UP_TEAM));
         a_done();
       }
 
       {  // ---- down: the cluster's columns, an eighth of the inner axis
-        float d[20];
+        float d[20] = {};
         // the scale of the next layer's first norm; behind the last layer there is a plain copy
         const bool final = layer == LAYERS - 1;
         const float4 g = modulation(STATE ? nullptr : gate + NORM, 1);
         const float4 s = modulation(STATE || final ? nullptr : scale + 2 * NORM, 0);
-        product(d, 8, 1);
-        bar_wait(others_free, here & 1);
+        product(d, 8);
         end_block(d, g, s, COUNTER(C_DOWN), STATE ? step : 1);
       }
     }

@@ -10,10 +10,10 @@ to shared memory: docs/engine/flow_loop.md has the layouts and the reasons. The 
 
 Layouts. A tile is [rows, 64] bf16 with the eight 16-byte chunks of a row permuted by `chunk ^ (row % 8)`. Activations
 are a list of tiles, 64 columns each. Keys and values of 64 positions, a chunk, are four tiles [64 positions, 64 of D] each.
-Weights: per layer and program, in the order in which it uses them; tiles of 72 rows, 9 groups of 8. Of 1024 columns (out,
-down) a cluster has 72, of 512 columns of the MLP (1024 rows of gate and up) a program has 36; the last ones are filled up
-with zeros. Program 8 c + r of cluster c: its eighth r of the inner axis of `out` and `down`, its part c of the r-th eighth of
-gate and up.
+Weights: per layer and program, in the order in which it uses them; tiles of 72 rows, 9 groups of 8 (QKV: 48). The columns of
+a product belong to a team of neighbours, each of which has a part of the inner axis: `out` and `down` 72 columns to a
+cluster, the r-th eighth to its program r; QKV 96 to four programs; gate and up 72 columns of a quarter of the MLP (144 packed
+rows) to two. The last columns are filled up with zeros.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from pi_vla_ros.model.flow import times
 from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 from pi_vla_ros.model.rtc_schedule import strength
 
-CLUSTERS, CTAS, COLUMNS, QKV_ROWS, TILE = 15, 120, 72, 24, 9216
+CLUSTERS, CTAS, COLUMNS, QKV_COLUMNS, TILE = 15, 120, 72, 48, 9216
 THREADS, COUNTERS = 384, 128
+QKV_TEAM, UP_TEAM = 4, 2  # neighbours of a cluster that have the same columns
 
 
 def groups_of(tokens: int) -> int:
@@ -38,9 +39,11 @@ def groups_of(tokens: int) -> int:
 def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for up to `tokens` tokens, compiled once a process."""
     groups = groups_of(tokens)
-    ring = (SHARED - 3072 - 16 * groups * 1024 - 1024) // TILE
+    received = 32768 + 2 * 18432  # bytes of answers, parts, addends of other programs
+    ring = (SHARED - 3072 - 4 * groups * 1024 - received) // TILE
     defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held)}
-    return kernel("flow_loop", tuple(defines.items()), (mma(24), mma(40), mma(64), mma(64, transposed=True)))
+    widths = QKV_COLUMNS, 40, COLUMNS, 64
+    return kernel("flow_loop", tuple(defines.items()), (*map(mma, widths), mma(64, transposed=True)))
 
 
 def fits(geometry, device: torch.device, held: bool) -> bool:
@@ -65,23 +68,25 @@ def filled(w: Tensor, rows: int) -> Tensor:
     return torch.nn.functional.pad(w, (0, 0, 0, rows - w.shape[-2]))
 
 
-def spread(w: Tensor, blocks: int) -> Tensor:
-    """w [..., 72 n, K], rows in an order in which a thread of the tensor core's result, which holds rows 2 q and 2 q + 1 of
-    every 8, has 2 · `blocks` neighbours of the first 64; the last 8 rows of 72 stay as they are."""
-    t = w.unflatten(-2, (-1, COLUMNS))
-    first = t[..., :64, :].unflatten(-2, (-1, 4, blocks, 2)).transpose(-4, -3).flatten(-5, -2)
-    return torch.cat([first, t[..., 64:, :]], -2).flatten(-3, -2)
+def spread(w: Tensor, rows: int, blocks: int) -> Tensor:
+    """w [..., n · rows, K], rows in an order in which a thread of the tensor core's result, which holds rows 2 q and 2 q + 1
+    of every 8, has 2 · `blocks` neighbours of all but 8 of every `rows`; the last 8 stay as they are."""
+    t = w.unflatten(-2, (-1, rows))
+    first = t[..., :-8, :].unflatten(-2, (-1, 4, blocks, 2)).transpose(-4, -3).flatten(-5, -2)
+    return torch.cat([first, t[..., -8:, :]], -2).flatten(-3, -2)
 
 
 def by_depth(w: Tensor) -> Tensor:
     """w [1024, K] -> [120 programs, K / 512 tiles of 72 · 64]: a cluster's columns, a program's eighth of K."""
-    t = tiles(spread(filled(w, CLUSTERS * COLUMNS), 2), COLUMNS)  # [15, K / 64, 72, 64]
+    t = tiles(spread(filled(w, CLUSTERS * COLUMNS), COLUMNS, 2), COLUMNS)  # [15, K / 64, 72, 64]
     return t.unflatten(1, (8, -1)).flatten(0, 1).flatten(1)
 
 
-def turned(t: Tensor) -> Tensor:
-    """[120 programs, 16 blocks of the inner axis, ...]: those of rank r start at block 2 r, as the activations do."""
-    return torch.stack([program.roll(-2 * (i % 8), 0) for i, program in enumerate(t)])
+def in_teams(t: Tensor, size: int) -> Tensor:
+    """t [teams, warpgroups, 16 blocks of the inner axis, elements] -> [120 programs, elements]: a program of a team has a part
+    of the inner axis; team i begins at block i of it, as the activations do."""
+    t = t.unflatten(2, (size, -1)).permute(0, 2, 3, 1, 4)  # [teams, programs, blocks, warpgroups, elements]
+    return torch.stack([team.roll(-i, 1) for i, team in enumerate(t)]).flatten(2).flatten(0, 1)
 
 
 def as_held(out: Tensor) -> Tensor:
@@ -92,10 +97,14 @@ def as_held(out: Tensor) -> Tensor:
 
 def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """Everything a layer streams, [120 programs, elements]."""
-    first = turned(tiles(filled(qkv, CTAS * QKV_ROWS), QKV_ROWS)).flatten(1)
-    up = spread(filled(up.unflatten(0, (8, -1)), CLUSTERS * COLUMNS), 4)  # [8, 1080, W]
-    up = turned(torch.stack([tiles(t, COLUMNS) for t in up], 1).flatten(0, 1)).flatten(1)
-    return torch.cat([first, by_depth(as_held(out)), up, by_depth(down)], 1)
+    qkv = spread(filled(qkv, CTAS // QKV_TEAM * 2 * QKV_COLUMNS), QKV_COLUMNS // 2, 2)
+    qkv = in_teams(tiles(qkv, QKV_COLUMNS).flatten(2).unflatten(0, (-1, 2)), QKV_TEAM)
+    up = filled(up.unflatten(0, (8 // UP_TEAM, -1)), CLUSTERS * 2 * COLUMNS)
+    up = up.unflatten(1, (CLUSTERS, -1)).transpose(0, 1)  # [15, 4, 144, W]
+    halves = [torch.cat([up[:, :, 64 * g : 64 * g + 64], up[:, :, 128 + 8 * g : 136 + 8 * g]], 2) for g in range(2)]
+    up = spread(torch.stack(halves, 2).flatten(0, 3), COLUMNS, 8)
+    up = in_teams(tiles(up, COLUMNS).flatten(2).unflatten(0, (-1, 2)), UP_TEAM)
+    return torch.cat([qkv, by_depth(as_held(out)), up, by_depth(down)], 1)
 
 
 class FlowLoop:
