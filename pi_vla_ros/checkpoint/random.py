@@ -51,10 +51,16 @@ def random_model(
     table: as in `load_model`; its numbers are drawn on `device` like the others, and moved.
     """
     pairs = random_tensors(geometry, seed, device)
-    return assemble(
-        geometry,
-        ((n, t.to(place_of(n, device, table), parameter_dtype(n, params_dtype, vision_dtype))) for n, t in pairs),
-    )
+    cast = ((n, t.to(parameter_dtype(n, params_dtype, vision_dtype))) for n, t in pairs)
+    return assemble(geometry, ((n, moved(t, place_of(n, device, table))) for n, t in cast))
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """`tensor` on `device`. From a GPU to the host its pages are touched first, by all threads: a copy that meets untouched
+    ones waits for each."""
+    if tensor.is_cuda and torch.device(device).type == "cpu":
+        return torch.empty(tensor.shape, dtype=tensor.dtype).fill_(0).copy_(tensor)
+    return tensor.to(device)
 
 
 def random_tensors(
