@@ -56,8 +56,8 @@ def random_model(
 
 
 def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`. From a GPU to the host its pages are touched first, by all threads: a copy that meets untouched
-    ones waits for each."""
+    """`tensor` on `device`. From a GPU to the host its pages are touched first, by all threads: a copy that meets
+    untouched ones waits for each."""
     if tensor.is_cuda and torch.device(device).type == "cpu":
         return torch.empty(tensor.shape, dtype=tensor.dtype).fill_(0).copy_(tensor)
     return tensor.to(device)
