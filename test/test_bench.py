@@ -14,7 +14,7 @@ from pi_vla_ros.bench import measure as measuring
 from pi_vla_ros.bench.case import Case
 from pi_vla_ros.bench.ceilings import Ceilings, floor_ms
 from pi_vla_ros.bench.measure import NotRepeatable, Subject, measure, paced, quantile
-from pi_vla_ros.bench.report import grid
+from pi_vla_ros.bench.report import grid, plot
 from pi_vla_ros.bench.trace import choices, inside, launched, maker, on_gpu, ran
 from pi_vla_ros.cli import bench
 from pi_vla_ros.model.geometry import PI0, PI05
@@ -125,6 +125,22 @@ def test_whole_command(model, tmp_path, capsys):
         assert key in row
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert f"{row['wall_ms']['p50']:.2f}" in (told := capsys.readouterr().out) and "\n50 steps a second\n" in told
+
+
+def test_every_row_is_a_bar_of_its_own(tmp_path, monkeypatch):
+    from matplotlib import figure
+
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **o: drawn.append(self.axes[0]))
+    row = {"model": "pi05", "views": 3, "prompt_len": 200, "chunk_size": 50, "batch": 1, "rate_hz": None, "floor_ms": 7}
+    row |= {"stage_ms": dict(vision=1.5, prefix=5.0, expert=4.0, copies=0.5), "wall_ms": {"p50": 12.0, "p99.9": 13.0}}
+    row |= {"gpu": "GPU", "precision": "bf16", "date": "today"}
+    plot([row, row, row | {"rate_hz": 30.0}], tmp_path / "rows.png")
+    (axes,) = drawn
+    bars = {(b.get_y() + b.get_height() / 2, b.get_x(), b.get_width()) for b in axes.patches}
+    assert bars == {(y, *bar) for y in range(3) for bar in [(0.0, 1.5), (1.5, 5.0), (6.5, 4.0), (10.5, 0.5)]}
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert names == ["pi05, 3 cam, prompt 200, chunk 50, batch 1"] * 2 + [names[0] + ", 30 Hz"]
 
 
 def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):

@@ -37,8 +37,9 @@ def grid(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def at_rate(row: dict) -> str:
-    return f", {row['rate_hz']:g} Hz" if row["rate_hz"] else ""
+def name_of(row: dict) -> str:
+    sizes = f"{row['views']} cam, prompt {row['prompt_len']}, chunk {row['chunk_size']}, batch {row['batch']}"
+    return f"{row['model']}, {sizes}" + (f", {row['rate_hz']:g} Hz" if row["rate_hz"] else "")
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
@@ -49,18 +50,18 @@ def plot(rows: Sequence[dict], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.5 * len(rows)), layout="constrained")
-    names = [f"{r['model']}, {r['views']} cam, prompt {r['prompt_len']}, batch {r['batch']}" + at_rate(r) for r in rows]
-    left = [0.0] * len(rows)
+    places, left = range(len(rows)), [0.0] * len(rows)  # by number: two rows may have the same name
     for stage in STAGES:
         widths = [r["stage_ms"][stage] for r in rows]
-        axes.barh(names, widths, left=left, label=stage)
+        axes.barh(places, widths, left=left, label=stage)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for label, marker, values in (
         ("wall p50", "|", [r["wall_ms"]["p50"] for r in rows]),
         ("wall p99.9", ">", [r["wall_ms"]["p99.9"] for r in rows]),
         ("floor", "x", [r["floor_ms"] for r in rows]),
     ):
-        axes.plot(values, names, "k" + marker, label=label)
+        axes.plot(values, places, "k" + marker, label=label)
+    axes.set_yticks(places, [name_of(r) for r in rows])
     axes.invert_yaxis()
     axes.set_xlabel("ms a step")
     axes.set_title(f"{rows[0]['gpu']}, {rows[0]['precision']}, {rows[0]['date']}")
