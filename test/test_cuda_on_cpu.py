@@ -120,7 +120,7 @@ def test_residual(monkeypatch, m, seed):
     assert x[m:].isnan().all()
 
 
-@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("chunked", [True, pytest.param(False, marks=slow)])
 @pytest.mark.parametrize(("m", "seed"), [*ROWS[1:2], *ROWS[3:]])
 def test_qkv(monkeypatch, m, seed, chunked):
     with_cpu(monkeypatch, seed)

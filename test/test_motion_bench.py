@@ -208,6 +208,7 @@ def test_too_few_chunks_are_refused():
         execute(question(10), "step", lambda done: None)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     json_file, picture = tmp_path / "b.json", tmp_path / "b.png"
     asked = ["--robot", "sim", "--chunks", "100", "--methods", "step,blend", "--jobs", "2"]

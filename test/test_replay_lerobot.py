@@ -147,6 +147,7 @@ def test_what_does_not_fit_is_told(sim_robot, tmp_path):
         find_episodes(tmp_path)
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tiny_checkpoint, tmp_path):
     dataset = write(tmp_path / "set", "v3.0", video=True)
     common = ["--robot", "sim", "--checkpoint", str(tiny_checkpoint()), "--steps", "1", "--target", "cpu"]
