@@ -18,8 +18,8 @@ from pi_vla_ros.engine.fused import stages as engine
 from pi_vla_ros.engine.fused.autotune import blank_model
 from pi_vla_ros.engine.fused.tuning import default_for
 from pi_vla_ros.kernels import hopper_columns
-from pi_vla_ros.kernels.hopper_columns import better_by_columns, cut, residual_columns, stages
-from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, packed, residual_linear
+from pi_vla_ros.kernels.hopper_columns import MOST, better_by_columns, cut, residual_columns, stages
+from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, packed, qkv_width, residual_linear, rounds
 from pi_vla_ros.kernels.linear import Stats
 from pi_vla_ros.model.geometry import GemmaGeometry, tiny
 
@@ -43,19 +43,35 @@ def test_a_cut_covers_all_tokens_at_once(monkeypatch):
         pairs, t = cut(m, 2048)
         assert t >= 64 and t % 8 == 0 and 2 * pairs * t >= m > 2 * (pairs - 1) * t and pairs * 16 <= 66
     assert [cut(m, 2048) for m in (304, 788, 816, 976)] == [(3, 64), (4, 104), (4, 104), (4, 128)]
-    assert [m for m in range(1, 5000) if better_by_columns(m, 2048)] == [*range(1, 897)]
+    assert [cut(m, 2048) for m in (1044, 1072, 1224, 1480)] == [(4, 136), (4, 136), (4, 160), (4, 192)]
+
+
+def test_columns_where_rows_take_a_round_too_many(monkeypatch):
+    """Three cameras as measured: down below 897 rows, out nowhere. More than 8 tiles of rows: as long as tiles fit."""
+    monkeypatch.undo()
+    assert [m for m in range(1, 5000) if better_by_columns(m, 2048, 16384)] == [*range(1, 897), *range(1025, 1537)]
+    assert [m for m in range(1, 5000) if better_by_columns(m, 2048, 2048)] == [*range(1025, 1537)]
+
+
+def test_the_width_of_qkv_leaves_a_program_the_least_columns():
+    """66 pairs of programs: 160 wide, 8 tiles of rows are a round of 64; 256 wide, 13 are one of 65."""
+    assert [rounds(m, 2560, 160) for m in (1024, 1025, 2048, 3904)] == [1, 2, 2, 4]
+    assert [rounds(m, 2560, 256) for m in (1024, 1025, 1664, 1665)] == [1, 1, 1, 2]
+    wide = [m for m in range(1, 4000) if qkv_width(m, 2560) == 256]
+    assert wide == [*range(1025, 1665), *range(3073, 3329)]  # where the others take 2 rounds, and 4 instead of 2
 
 
 def test_what_a_program_holds():
-    for t in range(64, 136, 8):
+    for t in range(64, MOST + 8, 8):
         assert 1024 + stages(t) * (128 * 128 + t * 128 + 16) + 32 * t <= 232448 and stages(t) >= 4
 
 
-SIZES = [(257, 72), (300, 80), (340, 88), (384, 96), (447, 112), (512, 128)]
+SIZES = [(257, 72), (300, 80), (340, 88), (384, 96), (447, 112), (512, 128), (609, 160), (768, 192)]
 
 
 @pytest.mark.parametrize(
-    ("m", "tokens"), [(130, 64), *(pytest.param(*size, marks=slow) for size in ((1, 64), (393, 104), *SIZES))]
+    ("m", "tokens"),
+    [(130, 64), (543, 136), *(pytest.param(*size, marks=slow) for size in ((1, 64), (393, 104), *SIZES))],
 )
 def test_residual(monkeypatch, m, tokens):
     with_cpu(monkeypatch, seed=m)
@@ -68,10 +84,10 @@ def test_residual(monkeypatch, m, tokens):
     assert x[m:].isnan().all() and stats.buffer[:, m:].isnan().all()
 
 
-def test_both_products_share_a_weight(monkeypatch):
+@pytest.mark.parametrize("m", [200, pytest.param(543, marks=slow)])
+def test_both_products_share_a_weight(monkeypatch, m):
     """Two writers of one stream: what the other one left in x and in the row sums is no matter."""
     with_cpu(monkeypatch, seed=5)
-    m = 200
     a, w, x, stats = rows(m, K), random(N, K, size=1 / 32), rows(m, N), room()
     matrix, product = Matrix.of(packed(w), 128), a[:m].float() @ w.float().T
     for add in (residual_columns, residual_linear, residual_columns):
@@ -83,21 +99,22 @@ def test_both_products_share_a_weight(monkeypatch):
 
 def test_too_many_rows_are_refused(monkeypatch):
     with_cpu(monkeypatch)
-    x = rows(600, N)
-    with pytest.raises(ValueError, match="600 rows"):
-        residual_columns(Rows.of(rows(600, K)), 600, Matrix.of(packed(random(N, K)), 128), x, room(), pdl=False)
+    x = rows(769, N)
+    with pytest.raises(ValueError, match="769 rows make tiles of 200 tokens; up to 192 fit"):
+        residual_columns(Rows.of(rows(769, K)), 769, Matrix.of(packed(random(N, K)), 128), x, room(), pdl=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_order_the_same_bits(monkeypatch):
-    a, w, x = rows(300, K), random(N, K, size=1 / 32), rows(300, N)
+@pytest.mark.parametrize("m", [300, 543])
+def test_every_order_the_same_bits(monkeypatch, m):
+    a, w, x = rows(m, K), random(N, K, size=1 / 32), rows(m, N)
     runs = []
     for seed in range(8):
         with_cpu(monkeypatch, seed)
         y, stats = x.clone(), room()
-        residual_columns(Rows.of(a), 300, Matrix.of(packed(w), 128), y, stats, pdl=False)
-        runs.append((y[:300], stats.buffer[:, :300]))
+        residual_columns(Rows.of(a), m, Matrix.of(packed(w), 128), y, stats, pdl=False)
+        runs.append((y[:m], stats.buffer[:, :m]))
     assert all(torch.equal(p, q) for run in runs for p, q in zip(run, runs[0], strict=True))
 
 
@@ -105,7 +122,8 @@ def test_every_order_the_same_bits(monkeypatch):
 @pytest.mark.timeout(900)
 @torch.inference_mode()
 def test_a_prefix_takes_either(monkeypatch):
-    """The stage with `down` by columns (two pairs of tiles) and with rows everywhere: the same keys and values."""
+    """The stage with `down` by columns (two pairs of tiles), with `out` too and QKV in wider tiles, with rows only: the
+    same keys and values."""
     with_cpu(monkeypatch, 1)
     monkeypatch.setattr(engine, "available", lambda _: True)
     size, geometry = 150, tiny("pi05")
@@ -114,10 +132,13 @@ def test_a_prefix_takes_either(monkeypatch):
     geometry, made, taken = replace(geometry, language=language, expert=expert), [], []
     x = random(size, 512)
     by_columns = engine.residual_columns
-    monkeypatch.setattr(engine, "residual_columns", lambda *a, **k: (taken.append(a[1]), by_columns(*a, **k)))
-    for rows_only in (False, True):
-        if rows_only:
-            monkeypatch.setattr(engine, "better_by_columns", lambda m, n: False)
+    monkeypatch.setattr(
+        engine, "residual_columns", lambda *a, **k: (taken.append(a[2].w.shape[1]), by_columns(*a, **k))
+    )
+    out, down = 8 * 256, 512  # depths of the two products
+    for some, width in ({down}, 160), ({out, down}, 256), ({}, 160):
+        monkeypatch.setattr(engine, "better_by_columns", lambda m, n, k, some=some: k in some)
+        monkeypatch.setattr(engine, "qkv_width", lambda m, n, width=width: width)
         torch.manual_seed(1)
         model = blank_model(geometry, CPU, torch.bfloat16)
         stage = engine.PrefixStage(model, 1, size, size + 50, torch.bfloat16, default_for(90), False)
@@ -126,5 +147,6 @@ def test_a_prefix_takes_either(monkeypatch):
         no_words, lengths = torch.zeros(1, 0, 512), torch.tensor([size - 3], dtype=torch.int32)
         stage.launch(no_words, size, lengths, chunked=True)
         made.append(torch.stack([positions(t[-1, 0])[:size] for t in (stage.keys, stage.values)]))
-    assert taken == [size, size]
-    close(made[0], made[1].float(), 2e-2)
+    assert taken == [down, down, out, down, out, down]
+    close(made[0], made[2].float(), 2e-2)
+    close(made[1], made[2].float(), 2e-2)

@@ -122,14 +122,15 @@ def test_residual(monkeypatch, m, seed):
 
 @pytest.mark.parametrize("chunked", [True, pytest.param(False, marks=slow)])
 @pytest.mark.parametrize(("m", "seed"), [*ROWS[1:2], *ROWS[3:]])
-def test_qkv(monkeypatch, m, seed, chunked):
+@pytest.mark.parametrize("width", [160, pytest.param(256, marks=slow)])
+def test_qkv(monkeypatch, width, m, seed, chunked):
     with_cpu(monkeypatch, seed)
     x, w = rows(m, WIDTH), random(2560, WIDTH, size=WIDTH**-0.5)
     cos, sin = rope_tables(SPACE, 256, CPU)
     tokens = m if chunked else m // 2
     q, shape = poisoned(m, 2048), (17, 64 * 256) if chunked else (2, 600, 256)
     keys, values = poisoned(*shape), poisoned(*shape)
-    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), 160), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
+    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), width), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
                chunked=chunked, pdl=False)  # fmt: skip
     place = torch.arange(m) % tokens
     y = (normed(x[:m]) @ w.float().T).unflatten(1, (10, 256))

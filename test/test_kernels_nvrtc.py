@@ -27,7 +27,7 @@ from pi_vla_ros.kernels import (
     vision_linear,
 )
 from pi_vla_ros.kernels.hopper_columns import residual_columns
-from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
+from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
 
 META = torch.device("meta")
@@ -84,12 +84,13 @@ def prefix(rows: int = 976) -> None:
     for stats in statistics(width, 128, rows, META), statistics(width, 64, rows, META):
         for chunked in (True, False):
             here = cache if chunked else (room(1, rows, 256), room(1, rows, 256))
-            qkv_linear(x, rows, layer.qkv, stats, rope, x.a, *here, rows, chunked=chunked, pdl=True)
+            for qkv in layer.qkv, Matrix.of(layer.qkv.w, 256):
+                qkv_linear(x, rows, qkv, stats, rope, x.a, *here, rows, chunked=chunked, pdl=True)
             qkv_linear(x, rows, last.qkv, stats, rope, None, *here, rows, chunked=chunked, pdl=True)
     geglu_linear(x, rows, layer.up, wide.a, stats, pdl=True)
     residual_linear(x, rows, layer.out, x.a, stats, pdl=True)
     residual_linear(wide, rows, layer.down, x.a, stats, pdl=True)
-    for some in (304, 560, 788, 816):
+    for some in (304, 560, 788, 816, 1044, 1224, 1480):
         residual_columns(wide, some, layer.down, x.a, stats, pdl=True)
     hopper_attention.chunk_attention(b"", rows * 8, *cache, x.a, room(1), pdl=True)
 

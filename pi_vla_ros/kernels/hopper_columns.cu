@@ -11,7 +11,7 @@
 // times four neighbours: two in a thread, the other two in the thread four lanes on. They have the same two tokens; each
 // gives away one and stores four neighbouring columns of the other.
 //
-// Compile-time: T (≤ 128), MMA (the wrapper for T), STAGES.
+// Compile-time: T (≤ 192: registers), MMA (the wrapper for T), STAGES.
 
 constexpr int BN = 128, BK = 64, W_BYTES = BN * BK * 2, STAGE = W_BYTES + T * BK * 2;
 
@@ -96,10 +96,10 @@ hopper_columns(const __grid_constant__ TensorMap a_map, const __grid_constant__ 
       if (lane < 8) squares[warp * T + mine - token + j * 8] = square;
     }
     if (group) meet<2, 128>(); else meet<1, 128>();
-    const int t = threadIdx.x & 127;
-    const float *of = squares + group * 4 * T + t;
-    if (t < T && token + t < M)
+    for (int t = threadIdx.x & 127; t < T && token + t < M; t += 128) {
+      const float *of = squares + group * 4 * T + t;
       sums_out[(tile * 2 + group) * sums_stride + token + t] = of[0] + of[T] + of[2 * T] + of[3 * T];
+    }
   }
   cluster_meet();  // nobody leaves while the other may still write to it
 }

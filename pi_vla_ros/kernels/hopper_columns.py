@@ -11,8 +11,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from pi_vla_ros.kernels.cuda import SHARED, kernel, mma, tensor_map
-from pi_vla_ros.kernels.hopper_linear import PAIRS, Matrix, Rows
+from pi_vla_ros.kernels.hopper_linear import PAIRS, Matrix, Rows, rounds
 from pi_vla_ros.kernels.linear import Stats
+
+MOST = 192  # tokens in a tile: more than 208 do not fit into a thread's registers
 
 
 def cut(m: int, n: int) -> tuple[int, int]:
@@ -23,13 +25,22 @@ def cut(m: int, n: int) -> tuple[int, int]:
     return -(-m // (2 * tokens)), tokens
 
 
-def better_by_columns(m: int, n: int) -> bool:
-    """Whether residual_columns takes less time than residual_linear, whose tiles of 128 rows take as long for 776 rows as
-    for 1024: one round of programs.
+def better_by_columns(m: int, n: int, k: int) -> bool:
+    """Whether residual_columns, one round of programs, takes less time than residual_linear, whose tiles of 128 rows take
+    as long for 776 rows as for 1024, and twice as long for 1032.
 
-    Measured on an H200 (2026-11-22) with n = 2048, K = 16384: 104 tokens a tile (788, 816 rows) 83-88 instead of 91-103
-    µs, but 128 (976 rows) 96-107 instead of 93-103: there the work is the same, and stored in smaller pieces."""
-    return cut(m, n)[1] <= 112
+    Measured on an H200 (2026-11-22) with n = 2048, µs by rows and by columns:
+
+        tokens a tile   k = 16384 (down)    k = 2048 (out)
+        104             91-103   83-88      12.9   13.8
+        128             93-103   96-107     13.3   16.1
+
+    A round of rows costs what 120 tokens do, in a short product 96, and two rounds twice that: this and what more than
+    128 tokens take is predicted, not measured. A short product that is one round was faster by rows."""
+    some, tokens = rounds(m, n, 128), cut(m, n)[1]
+    if tokens > MOST or (some == 1 and k <= 2048):
+        return False
+    return tokens < 120 * some if k > 2048 else tokens <= 96 * some
 
 
 def stages(tokens: int) -> int:
@@ -40,11 +51,11 @@ def stages(tokens: int) -> int:
 def residual_columns(a: Rows, m: int, w: Matrix, x: Tensor, stats: Stats, *, pdl: bool) -> None:
     """x [m, N] += a [≥ m, K] @ w [N, K]ᵀ; stats: where Σx² of the result's rows goes, a part for 64 columns.
 
-    128 divides N, 64 divides K; a tile may have up to 128 tokens (`cut`)."""
+    128 divides N, 64 divides K; a tile may have up to `MOST` tokens (`cut`)."""
     n, k = w.w.shape
     pairs, t = cut(m, n)
-    if t > 128:
-        raise ValueError(f"{m} rows make tiles of {t} tokens; up to 128 fit: use residual_linear")
+    if t > MOST:
+        raise ValueError(f"{m} rows make tiles of {t} tokens; up to {MOST} fit: use residual_linear")
     run = kernel("hopper_columns", (("T", t), ("MMA", f"mma{t}"), ("STAGES", stages(t))), (mma(t),))
     maps = tensor_map(a.a[:m], t), tensor_map(w.w, 64)
     run(2 * pairs * (n // 128), 288, [*maps, x, stats.buffer, m, n, k, pairs, stats.buffer.shape[1]], pdl)

@@ -28,6 +28,16 @@ PAIRS = 66  # of programs that are on the chip at once
 GEGLU, RESIDUAL, QKV = range(3)
 
 
+def rounds(m: int, n: int, width: int) -> int:
+    """How often all programs take a tile of 128 × `width` for a product [m, n]."""
+    return -(-(-(-m // 128) * (n // width // 2)) // PAIRS)
+
+
+def qkv_width(m: int, n: int) -> int:
+    """Columns of a tile for queries, keys and values: the width that leaves a program the least of them."""
+    return min((160, 256), key=lambda width: width * rounds(m, n, width))
+
+
 def packed(w: Tensor) -> Tensor:
     """w [N, K]: of 32 rows, a thread of the tensor core's result holds 2q, 2q + 1 of every 8; let these be 8 neighbours."""
     return w.unflatten(0, (-1, 4, 4, 2)).transpose(1, 2).flatten(0, 3)

@@ -26,8 +26,8 @@ from pi_vla_ros.kernels.linear import Stats
 from pi_vla_ros.kernels.qkv import rope_tables
 
 BF16 = {"device": "cuda", "dtype": torch.bfloat16}
-ROWS = [1, 63, 64, 65, 128, 130, 816, 976]  # a tile has 128; up to 64 left over are a tile of another kind
-WIDTH, SPACE = 512, 1100
+ROWS = [1, 63, 64, 65, 128, 130, 816, 976, 1044, 1224]  # a tile has 128; up to 64 left over are a tile of another kind
+WIDTH, SPACE = 512, 1500
 
 
 def poisoned(*shape) -> torch.Tensor:
@@ -79,10 +79,14 @@ def test_residual(m):
     assert x[m:].isnan().all()
 
 
-@pytest.mark.parametrize(("m", "tokens"), [(1, 64), (304, 64), (560, 72), (788, 104), (816, 104), (976, 128)])
-def test_residual_by_columns(m, tokens):
+DOWN = [(1, 64), (304, 64), (560, 72), (788, 104), (816, 104), (976, 128), (1044, 136), (1224, 160), (1480, 192)]
+OUT = [(1044, 136), (1072, 136), (1224, 160)]
+
+
+@pytest.mark.parametrize(("m", "tokens", "k"), [*((*s, 16384) for s in DOWN), *((*s, 2048) for s in OUT)])
+def test_residual_by_columns(m, tokens, k):
     """The published sizes: several tiles of tokens, all 16 of weights; 20 launches leave the same bits."""
-    n, k = 2048, 16384
+    n = 2048
     assert cut(m, n)[1] == tokens
     a, before = rows(m, k), rows(m, n)
     w = torch.randn(n, k, **BF16) / k**0.5
@@ -110,16 +114,17 @@ def positions(chunks: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("width", [160, 256])
 @pytest.mark.parametrize("m", ROWS)
-def test_qkv(m, chunked):
+def test_qkv(m, width, chunked):
     if not chunked and m % 2:
         pytest.skip("two robots")
     x, w = rows(m, WIDTH), torch.randn(2560, WIDTH, **BF16) / WIDTH**0.5
     cos, sin = rope_tables(SPACE, 256, torch.device("cuda"))
     tokens = m if chunked else m // 2
-    q, shape = poisoned(m, 2048), (17, 64 * 256) if chunked else (2, 600, 256)
+    q, shape = poisoned(m, 2048), (20, 64 * 256) if chunked else (2, 640, 256)
     keys, values = poisoned(*shape), poisoned(*shape)
-    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), 160), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
+    qkv_linear(Rows.of(x), m, Matrix.of(packed(w), width), squares(x[:m], 4), (cos, sin), q, keys, values, tokens,
                chunked=chunked, pdl=False)  # fmt: skip
     place = torch.arange(m, device="cuda") % tokens
     y = (normed(x[:m]) @ w.float().T).unflatten(1, (10, 256))
@@ -137,13 +142,13 @@ def test_qkv(m, chunked):
             assert got[:, tokens:].isnan().all()
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 968, 1024])
-@pytest.mark.parametrize("count", [16, 1008, 7808])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 968, 1024, 1224])
+@pytest.mark.parametrize("count", [16, 1008, 7808, 9792])
 def test_attention(length, count):
-    q, plain = torch.randn(count, 256, **BF16), torch.randn(2, 17 * 64, 256, **BF16)
+    q, plain = torch.randn(count, 256, **BF16), torch.randn(2, 20 * 64, 256, **BF16)
     plain[:, length:] = 0
     keys, values = (
-        tiles(t.view(17, 64, 4, 64).transpose(1, 2).reshape(-1, 64), 64).view(17, 64 * 256).contiguous() for t in plain
+        tiles(t.view(20, 64, 4, 64).transpose(1, 2).reshape(-1, 64), 64).view(20, 64 * 256).contiguous() for t in plain
     )
     out = poisoned(count + 1, 256)
     lengths = torch.tensor([length], device="cuda", dtype=torch.int32)

@@ -116,7 +116,8 @@ def gemma_layer(layer, head_dim: int, dtype: torch.dtype, *, alternate: bool, kv
 
 
 def for_hopper(w: GemmaLayer) -> GemmaLayer:
-    """A prefix layer's weights as kernels/hopper_linear.py reads them; tiles as wide as make about one wave of programs."""
+    """A prefix layer's weights as kernels/hopper_linear.py reads them; tiles as wide as make about one wave of programs
+    of three cameras' rows (more rows: `qkv_width`, `better_by_columns`)."""
     if w.out is None:
         return GemmaLayer(Matrix.of(packed(w.qkv), 64))
     up = packed_pair(*w.up.chunk(2))
