@@ -50,22 +50,25 @@ def close(got, want):
 
 
 @pytest.mark.parametrize("name", ["pi05", "pi0"])
-@pytest.mark.parametrize(("chunk", "steps", "resident"), [(50, 1, True), (50, 10, True), (63, 3, True), (10, 3, False)])
+@pytest.mark.parametrize(
+    ("chunk", "steps", "cameras", "resident"),
+    [(50, 1, 3, True), (50, 10, 3, True), (63, 3, 4, True), (10, 3, 3, False)],
+)
 @torch.inference_mode()
-def test_full_size(name, chunk, steps, resident):
+def test_full_size(name, chunk, steps, cameras, resident):
     torch.manual_seed(steps)
     g = replace(GEOMETRY[name], chunk=chunk)
     model = blank_model(g, CUDA, torch.bfloat16)
     exact = copy.deepcopy(model).float()
     cases = [
-        request(g, [g.prompt_len]),
-        request(g, [17], seed=2),
-        request(g, [20], masks=[[True, False, True]], seed=3),
+        request(g, [g.prompt_len], cameras=cameras),
+        request(g, [17], cameras=cameras, seed=2),
+        request(g, [20], masks=[[True, False, *[True] * (cameras - 2)]], cameras=cameras, seed=3),
     ]
     wants = [reference(exact, r, steps) for r in cases]
     del exact
     tune = replace(tuning_for(CUDA, 1), resident=resident)
-    runner = FusedRunner(model, cameras=3, max_batch=1, steps=steps, tune=tune)
+    runner = FusedRunner(model, cameras=cameras, max_batch=1, steps=steps, tune=tune)
     first = [runner.run(r) for r in cases]
     for got, want in zip(first, wants, strict=True):
         close(got, want)
