@@ -59,7 +59,7 @@ def test_floor_of_a_vision_tower_in_its_own_precision():
     assert mixed == pytest.approx(9 * 0.66 / 0.78, rel=0.02)
 
 
-@pytest.mark.parametrize("model", ["pi0", "pi05"])
+@pytest.mark.parametrize("model", [pytest.param("pi0", marks=pytest.mark.slow), "pi05"])
 def test_vision_in_its_own_precision(model):
     mixed = replace(TINY, model=model, precision="bf16", vision_precision="fp32")
     for case, dtype in ((mixed, torch.float32), (replace(mixed, vision_precision=None), torch.bfloat16)):

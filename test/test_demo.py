@@ -36,6 +36,7 @@ def check_summary(folder, duration):
     return summary
 
 
+@pytest.mark.slow
 def test_demo(tmp_path):
     done = demo("--duration", 5, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -236,6 +236,7 @@ def cut(bag, share):
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
 
 
+@pytest.mark.slow
 def test_every_kind_of_bad_bag_beside_a_good_one(tiny_checkpoint, sim_robot, tmp_path, capsys):
     names = sim_robot.joint_names
     rows = messages(names, 1.5, "joint_trajectory")

@@ -35,6 +35,7 @@ OBSERVING = Path(__file__).with_name("observing_node.py")
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(280)]
 
 
+@pytest.mark.slow
 def test_live_and_offline_observations_are_identical(sim_robot, tmp_path):
     start_ros()
     rig, log = Rig(sim_robot), tmp_path / "observed"

@@ -98,7 +98,9 @@ def smooth(begin, end, seconds, start):
     return Trajectory(round(start / STEP), STEP, positions, velocities)
 
 
-@pytest.mark.parametrize("kind", list(TYPES))
+@pytest.mark.parametrize(
+    "kind", [next(iter(TYPES)), *(pytest.param(k, marks=pytest.mark.slow) for k in list(TYPES)[1:])]
+)
 def test_the_simulated_robot_follows_each_kind_of_message(kind, tmp_path, listen):
     data = yaml.safe_load(package_file("config/robots/sim.yaml").read_text())
     data["output"] = {"mode": "stream", "message": kind, "command_hz": HZ}
