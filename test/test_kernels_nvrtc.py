@@ -27,7 +27,7 @@ from pi_vla_ros.kernels import (
     vision_linear,
 )
 from pi_vla_ros.kernels.hopper_columns import residual_columns
-from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, geglu_linear, qkv_linear, residual_linear
+from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
 
 META = torch.device("meta")
@@ -84,7 +84,7 @@ def prefix(rows: int = 976) -> None:
     for stats in statistics(width, 128, rows, META), statistics(width, 64, rows, META):
         for chunked in (True, False):
             here = cache if chunked else (room(1, rows, 256), room(1, rows, 256))
-            for qkv in layer.qkv, Matrix.of(layer.qkv.w, 256):
+            for qkv in layer.qkv, layer.qkv.cut(256):
                 qkv_linear(x, rows, qkv, stats, rope, x.a, *here, rows, chunked=chunked, pdl=True)
             qkv_linear(x, rows, last.qkv, stats, rope, None, *here, rows, chunked=chunked, pdl=True)
     geglu_linear(x, rows, layer.up, wide.a, stats, pdl=True)

@@ -62,6 +62,10 @@ class Matrix:
         w = w.contiguous()
         return cls(w, width, tensor_map(w, width))
 
+    def cut(self, width: int) -> Matrix:
+        """The same memory in tiles of another width: packed rows suit every one."""
+        return self if width == self.width else Matrix.of(self.w, width)
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -33,7 +33,7 @@ from pi_vla_ros.kernels.geglu import geglu, row_sums
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
 from pi_vla_ros.kernels.hopper_columns import better_by_columns, residual_columns
-from pi_vla_ros.kernels.hopper_linear import Matrix, Rows, geglu_linear, qkv_linear, qkv_width, residual_linear
+from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, qkv_width, residual_linear
 from pi_vla_ros.kernels.layer_norm import layer_norm
 from pi_vla_ros.kernels.linear import Stats, Tile, linear
 from pi_vla_ros.kernels.qkv import qkv, rope_tables
@@ -212,10 +212,10 @@ class PrefixStage:
         add_out, add_down = (residual_columns if better_by_columns(n, g.width, k) else residual_linear
                              for k in (g.heads * g.head_dim, g.mlp))  # fmt: skip
         *layers, last = self._layers
+        width = qkv_width(n, (g.heads + 2) * g.head_dim)
         for i, w in enumerate(layers):
             k, v = self.keys[i, :batch], self.values[i, :batch]
-            w_qkv = Matrix.of(w.qkv.w, qkv_width(n, len(w.qkv.w)))  # in place: packed rows suit every width
-            qkv_linear(x, n, w_qkv, before, self.rope, self._q, k, v, share, chunked=chunked, pdl=pdl)
+            qkv_linear(x, n, w.qkv.cut(width), before, self.rope, self._q, k, v, share, chunked=chunked, pdl=pdl)
             if chunked:
                 chunk_attention(self._queries, n * g.heads, k, v, self._seen, lengths, pdl=pdl)
             else:
