@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+HERE = Path(__file__).parent
 SHARED = 232448  # bytes of shared memory that a program may have (sm_90)
 
 
@@ -45,11 +47,20 @@ def mma(n: int, a: str = "shared", transposed: bool = False) -> str:
     )
 
 
+def text_of(name: str, folder: Path = HERE) -> str:
+    """`name`.cu with the headers of this package that it includes: NVRTC opens no files."""
+    text = (folder / f"{name}.cu").read_text()
+    for found in reversed(list(re.finditer(r'^#include "(\w+\.cuh)"$', text, re.MULTILINE))):
+        line = text.count("\n", 0, found.start()) + 2
+        header = f'#line 1 "{found[1]}"\n{(HERE / found[1]).read_text()}#line {line} "{name}.cu"'
+        text = text[: found.start()] + header + text[found.end() :]
+    return text
+
+
 def source_of(name: str, defines: dict[str, int], mmas: Sequence[str]) -> str:
     """The text that is compiled for `name`.cu."""
-    here = Path(__file__).parent
     head = "".join(f"#define {k} {v}\n" for k, v in defines.items())
-    return head + (here / "hopper.cuh").read_text() + "".join(mmas) + (here / f"{name}.cu").read_text()
+    return head + (HERE / "hopper.cuh").read_text() + "".join(mmas) + text_of(name)
 
 
 class Kernel:

@@ -20,16 +20,9 @@
 // Compile-time: GROUPS (of 8 rows), STATE (π0: 1), LAYERS, RING (slots), HELD (the first `delay` actions are the target's
 // and stand at flow time 0; π0.5, whose tables then have a second row for it).
 
-constexpr int CLUSTERS = 15, CTAS = 8 * CLUSTERS, WIDTH = 1024, HEADS = 8;
-constexpr int BLOCK = GROUPS * 1024;          // bytes of 64 columns of activations
-constexpr int COLUMNS = 72;                   // of a cluster: 15 · 72 ≥ 1024; a warpgroup's packed rows of gate and up
-constexpr int TILE = COLUMNS * 128;           // bytes of a weight tile: 72 rows, 64 deep
-constexpr int SLOT = TILE, KEYS = 8192;       // of the ring; bytes of 64 positions, 64 of D
-constexpr int QKV_TEAM = 4, UP_TEAM = 2;      // neighbours that have the same columns and a part of the depth each
-constexpr int QKV_COLUMNS = 48;               // of a warpgroup; 30 teams · 2 · 48 ≥ 2560
-constexpr int QKV_SLOT = QKV_COLUMNS * 128;
-constexpr int LAYER_BYTES = 8 * QKV_SLOT + 28 * TILE;
-constexpr int CHUNK = 64 * 512;               // bytes of the keys (or values) of 64 positions
+#include "flow.cuh"
+
+constexpr int SLOT = TILE;                    // of the ring
 // The activations' memory: at most 8 blocks that a phase reads, and behind them what other programs send.
 constexpr int BLOCKS = 8;
 constexpr int ANSWERS = 4 * BLOCK;            // behind the queries: [8 programs][8 rows][256] bf16
@@ -42,20 +35,7 @@ constexpr int WEIGHTS = ADDENDS;              // of the keys: two tiles [64 rows
 constexpr int A_BYTES = ADDENDS + ADDENDS_BYTES;
 // With GROUPS < 8 the tensor core reads one group past the end of a block.
 static_assert(PARTS >= BLOCKS * BLOCK + (8 - GROUPS) * 1024 && WEIGHTS % 1024 == 0 && A_BYTES % 1024 == 0 && 2 * KEYS <= ADDENDS_BYTES);
-
-struct Params {
-  const char *weights[LAYERS], *mix;
-  char *h, *q, *att, *act, *mixed;
-  float *ss, *xg;
-  const float *shift_qkv, *shift_up, *scale, *gate, *leave_w, *leave_b, *enter_w, *enter_b, *cos, *sin, *entering, *strength;
-  u32 *counters;
-  long long *stamps;
-  long long chunks, steps, tokens;
-};
-
 static_assert(A_BYTES + RING * SLOT + 1920 + sizeof(Params) + (2 * RING + BLOCKS + 4) * 8 <= 232448);
-
-enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8 };
 
 // --- synchronisation --------------------------------------------------------------------------------------------
 

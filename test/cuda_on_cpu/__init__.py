@@ -74,9 +74,7 @@ def multiplying(wrapper: str) -> str:
 
 def source_of(name: str, defines: dict[str, int], mmas: Sequence[str], folder: Path) -> str:
     """What g++ compiles; `folder` holds `name`.cu."""
-    text = re.sub(
-        r"extern __shared__ .*?char raw\[\];", "char *raw = me->program->memory;", (folder / f"{name}.cu").read_text()
-    )
+    text = re.sub(r"extern __shared__ .*?char raw\[\];", "char *raw = me->program->memory;", cuda.text_of(name, folder))
     return "".join([
         *(f'#include "{HERE / header}"\n' for header in ("machine.h", "hopper.h")),
         *(f"#define {k} {v}\n" for k, v in defines.items()),
