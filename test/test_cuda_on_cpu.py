@@ -162,10 +162,12 @@ def test_attention(monkeypatch, length, count, seed):
     keys, values = (in_chunks(t) for t in plain)
     out = poisoned(count + 1, 256)
     lengths = torch.tensor([length], dtype=torch.int32)
-    chunk_attention(queries_map(q), count, keys, values, out, lengths, pdl=False)
+    ready = torch.tensor([3, 7], dtype=torch.int32)
+    chunk_attention(queries_map(q), count, keys, values, out, lengths, ready, pdl=False)
     k, v = plain[:, :length].float()
     close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
     assert out[count].isnan().all()
+    assert ready.tolist() == [4, 7]  # once a launch
 
 
 @pytest.mark.slow

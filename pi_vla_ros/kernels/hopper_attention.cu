@@ -18,7 +18,7 @@ constexpr float SCALE = 0.0625f * 1.4426950408889634f;   // 1/√256, of a power
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, const char *values, char *out,
-                 const int *lengths, int rows) {
+                 const int *lengths, int rows, u32 *ready) {  // counts the launches whose keys and values are there, or null
   extern __shared__ char raw[];
   char *base = (char *)(((u64)raw + 1023) & ~1023ull);
   const u32 queries = shared(base), ring = queries + CHUNK, full = ring + SLOTS * CHUNK, empty = full + 16 * SLOTS;
@@ -38,6 +38,7 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   const int length = uniform(lengths[0]), chunks = (length + 63) / 64;  // was there before the chain of kernels began
   cluster_meet();
   chain_wait();
+  if (ready && blockIdx.x == 0 && threadIdx.x == 0) count_up(ready);
 
   if (warp >= 8) {  // ---- loads
     fewer_registers<40>();

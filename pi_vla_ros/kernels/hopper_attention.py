@@ -10,10 +10,13 @@ from torch import Tensor
 from pi_vla_ros.kernels.cuda import kernel, mma, tensor_map
 
 
-def chunk_attention(q_map: bytes, rows: int, keys: Tensor, values: Tensor, out: Tensor, lengths: Tensor, *, pdl: bool):
-    """q_map: `queries_map` of q; rows: of q and out [rows, 256] that count; keys, values [chunks, 64 · 256]; lengths [≥ 1]."""
+def chunk_attention(q_map: bytes, rows: int, keys: Tensor, values: Tensor, out: Tensor, lengths: Tensor,
+                    ready: Tensor | None = None, *, pdl: bool) -> None:  # fmt: skip
+    """q_map: `queries_map` of q; rows: of q and out [rows, 256] that count; keys, values [chunks, 64 · 256]; lengths [≥ 1].
+
+    ready [1] int32: counted up as soon as keys and values are there, for a kernel that runs beside this one."""
     run = kernel("hopper_attention", (), (mma(64), mma(256, "regs", transposed=True)))
-    run(2 * -(-rows // 128), 384, [q_map, keys, values, out, lengths, rows], pdl)
+    run(2 * -(-rows // 128), 384, [q_map, keys, values, out, lengths, rows, ready], pdl)
 
 
 def queries_map(q: Tensor) -> bytes:

@@ -24,7 +24,7 @@ from torch import Tensor
 from pi_vla_ros.kernels.cuda import SHARED, kernel, mma, tensor_map
 from pi_vla_ros.kernels.linear import Stats
 
-PAIRS = 66  # of programs that are on the chip at once
+PAIRS = 64  # of programs at once on the chip: 66 fit, two are the expert's (kernels/flow_ahead.py)
 GEGLU, RESIDUAL, QKV = range(3)
 
 
