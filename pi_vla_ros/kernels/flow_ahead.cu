@@ -100,21 +100,23 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
     fewer_registers<40>();
     if (warp == 8 && lane == 0) {
     Walk<RING> r;
-    auto put = [&](const char *from, u32 bytes) {
+    auto put = [&](const char *from, u32 bytes, bool once) {
       bar_wait(empty + 8 * r.slot, r.parity ^ 1);
       bar_expect(full + 8 * r.slot, bytes);
-      copy_in(shared(slots + r.slot * SLOT), from, bytes, full + 8 * r.slot);
+      const u32 to = shared(slots + r.slot * SLOT);
+      if (once) copy_in_once(to, from, bytes, full + 8 * r.slot);  // the L2 cache is the prefix's
+      else copy_in(to, from, bytes, full + 8 * r.slot);
       r.next();
     };
     u32 phase = 0;
     auto hand_over = [&] { wait_for(all, PROGRAMS * ++phase); fence_global(); };
-    auto activations = [&](const char *from, int block) { put(from + block * BLOCK, T * 128); };
+    auto activations = [&](const char *from, int block) { put(from + block * BLOCK, T * 128, false); };
     // This warpgroup's cluster of the flow loop: 72 columns of what goes onto the residual stream.
     auto owner_of = [&](int c, int group) { return min(4 * cta + 2 * group + c, CLUSTERS - 1); };
     auto residual = [&](const char *w, int stride, int blocks, int tiles, const char *from) {
       for (int b = 0; b < blocks; b++) {
         for (int i = 0; i < 4; i++)
-          put(w + (long long)(8 * owner_of(i >> 1, i & 1) + b / tiles) * stride + b % tiles * TILE, TILE);
+          put(w + (long long)(8 * owner_of(i >> 1, i & 1) + b / tiles) * stride + b % tiles * TILE, TILE, true);
         if (b == 0) hand_over();
         activations(from, b);
       }
@@ -126,7 +128,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
         for (int b = 0; b < 16; b++) {
           for (int i = 0; i < 4; i++) {
             const int team = min(cta + 4 * (2 * pass + (i >> 1)), CTAS / QKV_TEAM - 1);
-            put(w + (long long)(QKV_TEAM * team + (b >> 2)) * LAYER_BYTES + ((b - team & 3) * 2 + (i & 1)) * QKV_SLOT, QKV_SLOT);
+            put(w + (long long)(QKV_TEAM * team + (b >> 2)) * LAYER_BYTES + ((b - team & 3) * 2 + (i & 1)) * QKV_SLOT, QKV_SLOT, true);
           }
           if (pass == 0 && b == 0) hand_over();
           activations(p.h, b);
@@ -137,13 +139,13 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
       const int chunks = (start + T + 63) / 64;
       for (int chunk = 0; chunk < chunks; chunk++)
         for (int i = 0; i < 8; i++)
-          put((i < 4 ? keys : values) + (long long)(layer * layer_chunks + chunk) * CHUNK + (i & 3) * KEYS, KEYS);
+          put((i < 4 ? keys : values) + (long long)(layer * layer_chunks + chunk) * CHUNK + (i & 3) * KEYS, KEYS, false);
       residual(w + OUT, LAYER_BYTES, 32, 4, p.att);
       for (int pass = 0; pass < 5; pass++)
         for (int b = 0; b < 16; b++) {
           for (int i = 0; i < 6; i++) {
             const int team = (3 * pass + (i >> 1)) * 4 + cta;
-            put(w + UP + (long long)(UP_TEAM * team + (b >> 3)) * LAYER_BYTES + ((b - team & 7) * 2 + (i & 1)) * TILE, TILE);
+            put(w + UP + (long long)(UP_TEAM * team + (b >> 3)) * LAYER_BYTES + ((b - team & 7) * 2 + (i & 1)) * TILE, TILE, true);
           }
           if (pass == 0 && b == 0) hand_over();
           activations(p.h, b);

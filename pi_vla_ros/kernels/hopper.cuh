@@ -43,8 +43,9 @@ template <int N> __device__ __forceinline__ void fewer_registers() { asm volatil
 template <int N> __device__ __forceinline__ void more_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
 __device__ __forceinline__ void wait_for(const u32 *counter, u32 target) {
   u32 v;
-  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+  do asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
   while ((int)(v - target) < 0);
+  asm volatile("fence.acquire.gpu;" ::: "memory");  // once, not at every look
 }
 __device__ __forceinline__ void count_up(u32 *counter) {  // what was written before is there for whoever sees it
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
@@ -105,6 +106,12 @@ struct GiveBack {
 __device__ __forceinline__ void copy_in(u32 to, const void *from, u32 bytes, u32 bar) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+}
+__device__ __forceinline__ void copy_in_once(u32 to, const void *from, u32 bytes, u32 bar) {  // the first to leave the L2 cache
+  u64 policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;"
+               ::"r"(to), "l"(from), "r"(bytes), "r"(bar), "l"(policy) : "memory");
 }
 __device__ __forceinline__ void copy_in_all(u32 to, const void *from, u32 bytes, u32 bar, int programs) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"

@@ -107,6 +107,7 @@ inline void ask_for(machine::Copy c, u32 to, u32 bar, u32 ranks, const Here &h) 
 inline void copy_in(u32 to, const void *from, u32 bytes, u32 bar, Here h = Here::current()) {
   ask_for({(const char *)from, {}, 0, 0, 0, bytes}, to, bar, 0, h);
 }
+inline void copy_in_once(u32 to, const void *from, u32 bytes, u32 bar, Here h = Here::current()) { copy_in(to, from, bytes, bar, h); }
 inline void copy_in_all(u32 to, const void *from, u32 bytes, u32 bar, int ranks, Here h = Here::current()) {
   ask_for({(const char *)from, {}, 0, 0, 0, bytes}, to, bar, ranks, h);
 }
