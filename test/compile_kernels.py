@@ -22,8 +22,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from pi_vla_ros.engine.fused import autotune
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.frames import Frames
-from pi_vla_ros.engine.fused.stages import ExpertStage
 from pi_vla_ros.engine.fused.tuning import SHIPPED, Tuning, default_for
 from pi_vla_ros.kernels.embed import patches
 from pi_vla_ros.kernels.noise import draw

@@ -16,9 +16,9 @@ pytest.importorskip("triton")
 import cuda_on_cpu
 from cuda_on_cpu import Kernel, Wrong, with_cpu
 
-from pi_vla_ros.engine.fused import stages
+from pi_vla_ros.engine.fused import expert_stage
 from pi_vla_ros.engine.fused.autotune import blank_model
-from pi_vla_ros.engine.fused.stages import ExpertStage
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.tuning import default_for
 from pi_vla_ros.kernels.cuda import mma
 from pi_vla_ros.kernels.flow_loop import tiles
@@ -212,14 +212,18 @@ class Flow:
         keys, values = ([layer[None, None] for layer in t.float()] for t in prefix)
         valid = torch.ones(1, length, dtype=torch.bool)
         self.want = sample(exact, Prefix(keys, values, valid), self._noise, self._state, steps, self._rtc)[0]
-        monkeypatch.setattr(stages, "fits", lambda *_: True)
+        monkeypatch.setattr(expert_stage, "fits", lambda *_: True)
 
-    def run(self) -> torch.Tensor:
+    def run(self, ahead: int = 0) -> torch.Tensor:
+        """ahead: layers of the first step that flow_ahead does."""
         self.stage = ExpertStage(copy.deepcopy(self._model), 1, self._rows, self._steps, torch.bfloat16,
                                  default_for(90), False, self._rope, self._kind)  # fmt: skip
         x, lengths = self._noise[0].clone(), torch.tensor([self._length], dtype=torch.int32)
         keys, values = (t.clone() for t in self._prefix)
-        self.stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._rtc)
+        if ahead:
+            self.stage.begin(ahead).fill_(ahead)  # the prefix is there
+            self.stage.ahead(ahead, x, lengths, keys, values, self._state, self._rtc)
+        self.stage.launch(x, 1, self._length, lengths, keys, values, self._rope, self._state, self._rtc, ahead)
         return x
 
 
@@ -244,6 +248,29 @@ def test_flow_loop(monkeypatch, name, chunk, length, steps, layers, rtc, seed):
     flow = Flow(monkeypatch, name, chunk, length, steps, layers, rtc)
     close(flow.run(), flow.want, 8e-3)
     assert flow.stage.step_ms() == pytest.approx([1e-3] * steps)  # this machine's clock: a microsecond each look
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "length", "steps", "layers", "ahead", "rtc", "seed"),
+    [
+        ("pi05", 10, 70, 1, 2, 1, "off", 2),
+        pytest.param("pi0", 10, 70, 2, 2, 1, "off", 3, marks=slow),
+        pytest.param("pi05", 50, 968, 2, 3, 2, "trained", 4, marks=slow),
+        pytest.param("pi0", 50, 788, 2, 3, 2, "guided", 5, marks=slow),
+        pytest.param("pi05", 63, 65, 1, 3, 1, "trained", 6, marks=slow),
+        pytest.param("pi0", 63, 1088, 1, 3, 2, "off", 7, marks=slow),
+    ],
+)
+@torch.inference_mode()
+def test_first_layers_ahead(monkeypatch, name, chunk, length, steps, layers, ahead, rtc, seed):
+    """The same actions, if flow_ahead does the first step's first layers and the flow loop goes on from there."""
+    with_cpu(monkeypatch, seed)
+    flow = Flow(monkeypatch, name, chunk, length, steps, layers, rtc)
+    close(flow.run(ahead), flow.want, 8e-3)
+    assert flow.stage.step_ms() == pytest.approx([1e-3] * steps)
+    counted, n = flow.stage._resident._counters.view(-1, 32)[:, 0].tolist(), steps * layers
+    turns = chunk * steps, 120 * steps * (name == "pi0")
+    assert counted[:17] == [turns[0], *[120 * n] * 3, turns[1], *[8 * n] * 8, *[30 * n] * 4]  # as without
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import pytest
 import test_cuda_on_cpu as flows
 import torch
 from cuda_on_cpu import with_cpu
-from pi_vla_ros.engine.fused.stages import ExpertStage
+
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.tuning import default_for
 from pi_vla_ros.kernels import flow_ahead
 from pi_vla_ros.kernels.flow_loop import groups_of, tiles
@@ -40,7 +41,9 @@ class Ahead:
     def run(self, layers: int) -> tuple[torch.Tensor, ...]:
         """x [T, 1024], h [T, 1024] and Σx² [T] behind so many layers."""
         f = self.flow
-        stage = ExpertStage(copy.deepcopy(f._model), 1, f._rows, 1, torch.bfloat16, default_for(90), False, f._rope, f._kind)
+        stage = ExpertStage(
+            copy.deepcopy(f._model), 1, f._rows, 1, torch.bfloat16, default_for(90), False, f._rope, f._kind
+        )
         loop, t = stage._resident, stage._tokens
         if f._state is not None:
             w, b = stage._state_proj

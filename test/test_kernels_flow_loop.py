@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("triton")
 
 from pi_vla_ros.engine.fused.weights import GemmaLayer, Turn
-from pi_vla_ros.kernels import flow_loop
+from pi_vla_ros.kernels import flow_ahead, flow_loop
 from pi_vla_ros.kernels.flow_loop import CTAS, QKV_COLUMNS, QKV_TEAM, UP_TEAM, as_held, by_depth, packed_layer, tiles
 
 
@@ -114,17 +114,24 @@ def test_columns_of_out_stand_as_answers_travel():
             assert order[3, lane, word].tolist() == [3 * 32 + 8 * word + 2 * lane, 3 * 32 + 8 * word + 2 * lane + 1]
 
 
-def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):
-    """`struct Params` of flow_loop.cu, name by name, against the addresses that FlowLoop writes."""
-    monkeypatch.setattr(flow_loop, "kernel", lambda *_: None)
+def loop_of(monkeypatch, rope, entering) -> tuple[flow_loop.FlowLoop, GemmaLayer]:
+    """π0's, of one layer and two steps."""
+    for module in (flow_loop, flow_ahead):
+        monkeypatch.setattr(module, "kernel", lambda *_: None)
     layer = GemmaLayer(*(torch.zeros(s) for s in ((2560, 1024), (1024, 2048), (8192, 1024), (1024, 4096))))
     enter, leave = (torch.ones(1024, 32), torch.ones(1024)), (torch.ones(32, 1024), torch.ones(32))
-    turns = [Turn(None, enter), Turn(leave, enter), Turn(leave, None)]
-    rope, mix, entering = (torch.zeros(128, 128), torch.ones(128, 128)), torch.zeros(1024, 1024), torch.zeros(64, 1024)
-    loop = flow_loop.FlowLoop([layer], turns, None, mix, entering, rope, key_rows=100, tokens=51, steps=2, keep=False)
+    turns, mix = [Turn(None, enter), Turn(leave, enter), Turn(leave, None)], torch.zeros(1024, 1024)
+    sizes = {"key_rows": 100, "tokens": 51, "steps": 2}
+    return flow_loop.FlowLoop([layer], turns, None, mix, entering, rope, keep=False, **sizes), layer
+
+
+def test_parameters_stand_where_the_kernels_look_for_them(monkeypatch):
+    """`struct Params` of flow.cuh, name by name, against the addresses that FlowLoop writes."""
+    rope, entering = (torch.zeros(128, 128), torch.ones(128, 128)), torch.zeros(64, 1024)
+    loop, layer = loop_of(monkeypatch, rope, entering)
     assert layer.qkv is None  # its memory is given back
 
-    text = (Path(flow_loop.__file__).parent / "flow_loop.cu").read_text()
+    text = (Path(flow_loop.__file__).parent / "flow.cuh").read_text()
     members = re.search(r"struct Params \{(.*?)\};", text, re.DOTALL)[1].split(";")
     names = [re.sub(r".*[ *]", "", n.strip()) for m in members for n in m.split(",") if n.strip()]
     assert names[0] == "weights[LAYERS]"
@@ -141,3 +148,19 @@ def test_parameters_stand_where_the_kernel_looks_for_them(monkeypatch):
         float("inf"),
         pytest.approx(2.0),
     ]  # at times 1, which `most` bounds, and 1/2
+
+
+def test_counters_begin_behind_the_layers_that_are_done(monkeypatch):
+    """What flow.cuh counts, by its names; whatever a run before has left."""
+    loop, _ = loop_of(monkeypatch, (torch.zeros(128, 128),) * 2, torch.zeros(64, 1024))
+    text = (Path(flow_loop.__file__).parent / "flow.cuh").read_text()
+    names = re.search(r"enum \{ (.*?) \};", text)[1]
+    assert names == "C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8, C_AHEAD = C_ACT + 4, C_READY"
+    done = [50, 240, 240, 240, 120, *[16] * 8, *[60] * 4, 0, 0]
+    for first, want in ((0, [0] * 19), (2, done), (0, [0] * 19), (2, done)):
+        loop._counters.fill_(77)
+        loop.begin(first)
+        assert loop._counters.view(-1, 32)[:19, 0].tolist() == want
+        assert loop._counters.sum() == sum(want)
+    loop.ready.add_(3)
+    assert loop._counters.view(-1, 32)[18].tolist() == [3, *[0] * 31]

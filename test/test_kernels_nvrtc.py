@@ -19,6 +19,7 @@ from pi_vla_ros.engine.fused.stages import statistics
 from pi_vla_ros.engine.fused.weights import GemmaLayer, for_hopper
 from pi_vla_ros.kernels import (
     cuda,
+    flow_ahead,
     flow_loop,
     hopper_attention,
     hopper_columns,
@@ -31,7 +32,7 @@ from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, res
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
 
 META = torch.device("meta")
-MODULES = flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
+MODULES = flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
 
 
 def library() -> ctypes.CDLL | None:
@@ -72,6 +73,7 @@ def room(*shape: int) -> torch.Tensor:
 def expert() -> None:
     for tokens, state, held in (50, False, False), (50, False, True), (51, True, False), (63, False, False):
         flow_loop.built(tokens, state, 18, held)
+        flow_ahead.built(flow_loop.groups_of(tokens), state, 18, held)
 
 
 def prefix(rows: int = 976) -> None:

@@ -30,9 +30,11 @@ class Gpu:
     """Stands for torch.cuda: what is launched while a graph is captured runs when the graph does."""
 
     def __init__(self):
-        self.log, self.capturing = [], None
+        self.log, self.capturing, self.aside = [], None, False
 
-    def launch(self, name, work):
+    def launch(self, name, work=lambda: None):
+        name += " aside" * self.aside
+
         def run():
             self.log.append(name)
             work()
@@ -50,8 +52,19 @@ class Gpu:
         event.synchronize = lambda: self.log.append("wait")
         return event
 
-    def Stream(self, device):
-        return SimpleNamespace(wait_event=lambda e: None, synchronize=lambda: self.log.append("stream"))
+    def Stream(self, device, priority=0):
+        stream = SimpleNamespace(wait_event=lambda e: None, synchronize=lambda: self.log.append("stream"))
+        stream.priority, stream.wait_stream = (
+            priority,
+            lambda other: self.launch(f"{priority} waits for {other.priority}"),
+        )
+        return stream
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, self.aside = self.aside, stream is not None and stream.priority < 0
+        yield
+        self.aside = before
 
     class CUDAGraph:
         def replay(self):
@@ -66,7 +79,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Stream", gpu.Stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", gpu.CUDAGraph)
     monkeypatch.setattr(torch.cuda, "graph", gpu.graph)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", gpu.stream)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing is not None)
@@ -95,17 +108,34 @@ def made(gpu, monkeypatch):
             self.x, self.text = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
             Expert.prefix = self
 
-        def launch(self, words, seen, lengths, chunked):
-            gpu.launch("prefix", lambda: self.text.copy_(words.double().sum() + 1000 * lengths.sum()))
+        def launch(self, words, seen, lengths, chunked, ready):
+            gpu.launch(
+                "prefix" if ready is None else f"prefix counts in {ready}",
+                lambda: self.text.copy_(words.double().sum() + 1000 * lengths.sum()),
+            )
 
     class Expert:
         def __init__(self, *_): ...
 
+        first = 0
+
         def chunked(self, batch):
             return False
 
-        def launch(self, x_t, batch, longest, lengths, *_):
-            gpu.launch("expert", lambda: x_t.add_(self.prefix.x + self.prefix.text))
+        def layers_ahead(self, batch, rows):
+            return self.first if batch == 1 and rows > 16 else 0
+
+        def begin(self, first):
+            gpu.launch(f"begin {first}")
+            return "counter"
+
+        def ahead(self, first, *_):
+            gpu.launch(f"{first} layers")
+
+        def launch(self, x_t, batch, longest, lengths, *rest):
+            gpu.launch(
+                f"expert from {rest[-1]}" if rest[-1] else "expert", lambda: x_t.add_(self.prefix.x + self.prefix.text)
+            )
             gpu.launch("expert ends", lambda: self.prefix.x.zero_())
 
     stand_ins = {"vision_stage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
@@ -113,7 +143,8 @@ def made(gpu, monkeypatch):
         monkeypatch.setattr(runner, name, stand_in)
     monkeypatch.setattr(runner, "draw", lambda *a, pdl: gpu.launch("draw", lambda: None))
 
-    def make(largest, batch=1):
+    def make(largest, batch=1, ahead=0):
+        monkeypatch.setattr(Expert, "first", ahead)
         args = PI05Args(random_geometry=GEOMETRY, max_batch_size=batch, cameras=2)
         e = Engine(EngineArgs("pi05", args, EngineConfig(runtime=RuntimeConfig(largest_frame=largest))))
         weight = SimpleNamespace(weight=SimpleNamespace(device=SimpleNamespace(type="cuda"), dtype=torch.float32))
@@ -155,7 +186,9 @@ def expected(images, r):
     return r.noise + float(np.float32(sum(seen) + float(r.input_ids.sum()) + 1000 * rows))
 
 
-STEP = ["vision", "draw", "prefix", "expert", "expert ends", "wait"]
+STEP = ["vision", "prefix", "draw", "expert", "expert ends", "wait"]
+BESIDE = ["vision", "begin 2", "-1 waits for 0", "prefix counts in counter", "draw aside", "2 layers aside",
+          "0 waits for -1", "expert from 2", "expert ends", "wait"]  # fmt: skip
 
 
 def test_a_step_is_two_graphs_and_one_wait(gpu, made):
@@ -168,6 +201,22 @@ def test_a_step_is_two_graphs_and_one_wait(gpu, made):
     images = [[None, picture(7)]]  # fewer cameras: captured when they first come
     r = request(images)
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+
+
+def test_the_first_layers_run_beside_the_prefix(gpu, made):
+    """With what needs none of it; one robot's, and where the sizes allow it."""
+    e = made((SIZE, SIZE), batch=2, ahead=2)
+    for images, length, want in (
+        ([[picture(0), picture(1)]], 9, BESIDE),
+        ([[picture(0), picture(1)]] * 2, 9, STEP),
+        ([[None, None]], 9, STEP[1:]),
+        ([[picture(2), picture(3)]], 30, BESIDE),
+    ):
+        r = request(images, length, batch=len(images))
+        e.step(r)  # captures
+        gpu.log.clear()
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+        assert gpu.log == want
 
 
 def test_answers_stay_what_they_are(gpu, made):

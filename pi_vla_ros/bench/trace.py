@@ -68,20 +68,21 @@ def record(engine: Engine, request, path: Path | None = None) -> list[Ran]:
 @contextlib.contextmanager
 def labelled() -> Iterator[None]:
     """Our products open ranges with their sizes, as PyTorch's operations do by themselves."""
-    from pi_vla_ros.engine.fused import stages
+    from pi_vla_ros.engine.fused import expert_stage, stages
 
-    ours = {
-        name: function
-        for name, function in vars(stages).items()
+    ours = [
+        (module, name, function)
+        for module in (stages, expert_stage)
+        for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__module__.startswith("pi_vla_ros.kernels.")
-    }
-    for name, function in ours.items():
-        setattr(stages, name, _labelled(function))
+    ]
+    for module, name, function in ours:
+        setattr(module, name, _labelled(function))
     try:
         yield
     finally:
-        for name, function in ours.items():
-            setattr(stages, name, function)
+        for module, name, function in ours:
+            setattr(module, name, function)
 
 
 def _labelled(function):

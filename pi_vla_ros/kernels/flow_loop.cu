@@ -97,8 +97,9 @@ __device__ __forceinline__ void team_sum(const float (&d)[2 * TEAM * COUNT], flo
 
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(384, 1)
 flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char *values, int layer_chunks,
-          const float *target, const float *weights, const float *most, const int *delay) {  // real-time chunking: [H, 32],
-  // guided [H], [1]; HELD [1]
+          const float *target, const float *weights, const float *most, const int *delay,  // real-time chunking: [H, 32],
+          // guided [H], [1]; HELD [1]
+          int first_layer) {  // of step 0: flow_ahead.cu has done those before it, and the counters stand accordingly
   extern __shared__ __align__(1024) char raw[];
   char *a_tile = raw;                         // activations of the phase, and the places above
   char *ring = raw + A_BYTES;
@@ -129,6 +130,9 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     bar_init(addends_full, 1);
     bar_init(answers_full, 1);
     bar_init_done();
+    // What is left out has used these barriers, as far as the parities below know.
+    if (STATE && first_layer) bar_arrive(parts_full);
+    if (first_layer & 1) bar_arrive(answers_full);
   }
   __syncthreads();
   cluster_meet();
@@ -145,8 +149,9 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       r.next();
     };
     for (int step = 0, L = 0; step < steps; step++) {
-      if (STATE) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * TILE, TILE);
+      if (STATE && (step || !first_layer)) for (int i = 0; i < 2; i++) put(p.mix + (cta * 2 + i) * TILE, TILE);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
+        if (L < first_layer) continue;
         const char *w = p.weights[layer] + (long long)cta * LAYER_BYTES;
         for (int i = 0; i < 8; i++) put(w + i * QKV_SLOT, QKV_SLOT);
         w += 8 * QKV_SLOT;
@@ -191,8 +196,9 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         copy_in(shared(a_tile + i * BLOCK), from + (i + begin & blocks - 1) * BLOCK, bytes, a_full + 8 * i);
     };
     for (int step = 0, L = 0; step < steps; step++) {
-      if (STATE) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2, 0);
+      if (STATE && (step || !first_layer)) load(COUNTER(C_TURN), actions * (step + 1), p.mixed + rank * 2 * BLOCK, 2, 0);
       for (int layer = 0; layer < LAYERS; layer++, L++) {
+        if (L < first_layer) continue;
         const char *h = p.h + rank % QKV_TEAM * 4 * BLOCK;
         const int team = cta / QKV_TEAM;
         if (layer) load(COUNTER(C_DOWN), CTAS * L, h, 4, team);
@@ -398,18 +404,22 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
     *(uint4 *)(keys + to) = *(uint4 *)(values + to) = make_uint4(0, 0, 0, 0);
   }
   if (cta < actions && tid < 32) moved[tid] = (HELD && cta < committed ? target : x_t)[cta * 32 + tid];
+  if (first_layer && cta == 0 && tid == 0) p.stamps[0] = nanoseconds();
   consumers_sync();
 
   for (int step = 0; step < steps; step++) {
-    if (cta < actions) turn(step);
-    if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
-      float d[20] = {};
-      product(d, 2);
-      if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
-      end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step);  // `parts`: free since C_TURN
+    if (step || !first_layer) {
+      if (cta < actions) turn(step);
+      if (STATE) {  // π0: one more matrix product makes the tokens; the state token comes with the constant
+        float d[20] = {};
+        product(d, 2);
+        if (owner) x = load4(p.entering + x_row * WIDTH + x_col);
+        end_block(d, modulation(nullptr, 1), modulation(nullptr, 0), COUNTER(C_ENTER), step);  // `parts`: free since C_TURN
+      }
     }
     for (int layer = 0; layer < LAYERS; layer++) {
       const long long here = (long long)step * LAYERS + layer;
+      if (here < first_layer) continue;
       constexpr int NORM = TIMES_OF * WIDTH;
       const float *gate = STATE ? nullptr : p.gate + here * 2 * NORM;
       const float *scale = STATE ? nullptr : p.scale + here * 2 * NORM;  // [norm before attention, before the MLP]
@@ -620,7 +630,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
         float d[20] = {};
         const float4 g = modulation(gate, 1), s = modulation(STATE ? nullptr : scale + NORM, 0);
         product(d, 4);
-        if (layer == 0 && !STATE && owner) x = load4(p.xg + x_row * WIDTH + x_col);
+        const bool begins = STATE ? first_layer && here == first_layer : layer == 0 || here == first_layer;
+        if (begins && owner) x = load4(p.xg + x_row * WIDTH + x_col);  // of a turn, or of flow_ahead.cu
         // `parts` of others are free: all queries are published, so all have finished the block before
         end_block(d, g, s, COUNTER(C_O), STATE ? step + 1 : 0);
       }

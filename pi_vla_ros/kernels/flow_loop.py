@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pi_vla_ros.kernels import flow_ahead
 from pi_vla_ros.kernels.cuda import SHARED, Kernel, available, kernel, mma
 from pi_vla_ros.model.flow import times
 from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
@@ -28,6 +29,7 @@ from pi_vla_ros.model.rtc_schedule import strength
 
 CLUSTERS, CTAS, COLUMNS, QKV_COLUMNS, TILE = 15, 120, 72, 48, 9216
 THREADS, COUNTERS = 384, 128
+C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT, C_AHEAD, C_READY = 0, 1, 2, 3, 4, 5, 13, 17, 18  # flow.cuh
 QKV_TEAM, UP_TEAM = 4, 2  # neighbours of a cluster that have the same columns
 
 
@@ -108,7 +110,7 @@ def packed_layer(qkv: Tensor, out: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class FlowLoop:
-    """Packed weights, tables and buffers of one model; `launch` enqueues one run. Expects batch 1."""
+    """Packed weights, tables and buffers of one model; `begin` and `launch` enqueue one run. Expects batch 1."""
 
     def __init__(self, layers, turns, modulation, mix: Tensor | None, entering: Tensor | None, rope, key_rows: int,
                  tokens: int, steps: int, keep: bool, held: bool = False):  # fmt: skip
@@ -116,10 +118,15 @@ class FlowLoop:
         π0's last product before the layers, [W, W] and its constant part [64, W]; held: the modulations are of two
         times, and runs have committed actions (π0.5)."""
         device = rope[0].device
-        self._kernel = built(tokens, mix is not None, len(layers), held)
+        state, depth = mix is not None, len(layers)
+        self._kernel = built(tokens, state, depth, held)
+        self._ahead = flow_ahead.built(groups_of(tokens), state, depth, held)
+        self._entering = tokens - state, CTAS * state  # what counts a step's tokens: C_TURN, C_ENTER
         bf16, f32 = {"device": device, "dtype": torch.bfloat16}, {"device": device, "dtype": torch.float32}
         block = groups_of(tokens) * 512  # elements of 64 columns
         self._counters = torch.zeros(COUNTERS * 32, device=device, dtype=torch.int32)
+        self._starts: dict[int, Tensor] = {}  # of the counters
+        self.ready = self._counters[C_READY * 32 :][:1]  # layers of the prefix that are there, counted if asked
         self._stamps = torch.zeros(steps + 1, device=device, dtype=torch.int64)
 
         none = torch.zeros(1, **f32)
@@ -150,19 +157,48 @@ class FlowLoop:
         sizes = [-(-key_rows // 64), steps, tokens]
         self._params = torch.tensor([t.data_ptr() for t in self._keep] + sizes, dtype=torch.int64).to(device)
 
-    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, rtc: Chunking | None) -> None:
+    def begin(self, first: int = 0) -> None:
+        """Comes before all else of a run. first: layers of the first step that `ahead` does; the counters stand as if the
+        kernel had done them. A new one allocates."""
+        if first not in self._starts:
+            starts = torch.zeros(COUNTERS, 32, dtype=torch.int32)
+            starts[C_TURN, 0], starts[C_ENTER, 0] = self._entering if first else (0, 0)
+            starts[[C_QKV, C_O, C_DOWN], 0] = CTAS * first
+            starts[C_ATT:C_ACT, 0], starts[C_ACT:C_AHEAD, 0] = 8 * first, UP_TEAM * CLUSTERS * first
+            self._starts[first] = starts.flatten().to(self._counters.device)
+        self._counters.copy_(self._starts[first])
+
+    def ahead(
+        self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, rtc: Chunking | None, first: int
+    ) -> None:
+        """The first step's layers before `first`, beside the prefix, which counts `ready` up when it has a layer's keys and
+        values (kernels/flow_ahead.py). Arguments as `launch` has them."""
+        target, *_, delay = _asked(rtc)
+        flow_ahead.launch(self._ahead, self._params, x_t, lengths, keys, values, _chunks(keys), first, target, delay)
+
+    def launch(self, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, rtc: Chunking | None,
+               first: int = 0) -> None:  # fmt: skip
         """x_t [H, A] in place; lengths [≥ 1] int32; keys, values: the first robot's of [layers, ≥ 1, rows, D], in chunks;
-        rtc: tensors on the device, the first robot's are read at every run; Committed just where built with `held`."""
-        self._counters.zero_()
-        guidance, committed = (rtc if isinstance(rtc, kind) else None for kind in (Guidance, Committed))
-        asked = (
-            rtc and rtc.target,
-            guidance and guidance.weights,
-            guidance and guidance.most,
-            committed and committed.delay,
-        )
-        self._kernel(CTAS, THREADS, [self._params, x_t, lengths, keys, values, keys.stride(0) // (64 * 256), *asked])
+        rtc: tensors on the device, the first robot's are read at every run; Committed just where built with `held`;
+        first: what `begin` was told."""
+        self._kernel(CTAS, THREADS, [self._params, x_t, lengths, keys, values, _chunks(keys), *_asked(rtc), first])
 
     def step_ms(self) -> list[float]:
         """Milliseconds of each flow step of the last run, by the GPU's clock; waits for the GPU."""
         return (self._stamps.diff() * 1e-6).tolist()
+
+
+def _chunks(cache: Tensor) -> int:
+    """From a layer's chunks to the next one's."""
+    return cache.stride(0) // (64 * 256)
+
+
+def _asked(rtc: Chunking | None) -> tuple[Tensor | None, ...]:
+    """target, weights, most, delay"""
+    guidance, committed = (rtc if isinstance(rtc, kind) else None for kind in (Guidance, Committed))
+    return (
+        rtc and rtc.target,
+        guidance and guidance.weights,
+        guidance and guidance.most,
+        committed and committed.delay,
+    )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pi_vla_ros.kernels import (
     cuda,
+    flow_ahead,
     flow_loop,
     hopper_attention,
     hopper_columns,
@@ -147,7 +148,15 @@ def with_cpu(monkeypatch, seed: int = 0) -> None:
     def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
-    for module in (flow_loop, hopper_linear, hopper_columns, hopper_attention, vision_linear, image_attention):
+    for module in (
+        flow_ahead,
+        flow_loop,
+        hopper_linear,
+        hopper_columns,
+        hopper_attention,
+        vision_linear,
+        image_attention,
+    ):
         monkeypatch.setattr(module, "kernel", kernel)
         if hasattr(module, "tensor_map"):
             monkeypatch.setattr(module, "tensor_map", tensor_map)

@@ -16,7 +16,7 @@ import json
 import torch
 
 from pi_vla_ros.engine.fused.autotune import blank_model, medians
-from pi_vla_ros.engine.fused.stages import ExpertStage
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.kernels.qkv import rope_tables
 from pi_vla_ros.model.geometry import PI05

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
+from pi_vla_ros.engine.fused.stages import PrefixStage
 from pi_vla_ros.engine.fused.tuning import AttentionTile, Tuning
 from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
 from pi_vla_ros.kernels.common import chained

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pi_vla_ros.engine.fused.arena import Arena
 from pi_vla_ros.engine.fused.exact_vision import ExactVision
+from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.frames import Frames
-from pi_vla_ros.engine.fused.stages import ExpertStage, PrefixStage
+from pi_vla_ros.engine.fused.stages import PrefixStage
 from pi_vla_ros.engine.fused.tuning_cache import tuning_for
 from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
 from pi_vla_ros.engine.fused.weights import drop
@@ -76,6 +77,8 @@ class FusedRunner:
         if self._cuda:
             self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
             self._copies = torch.cuda.Stream(device)
+            # beside the prefix; preferred, for few programs that stay are to begin among many that come and go
+            self._aside = torch.cuda.Stream(device, priority=-1)
             # vision's begin and end, those of the prefix, the expert's end
             self._marks = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(5)]
             self._ends = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
@@ -193,19 +196,32 @@ class FusedRunner:
 
     def _answer(self, batch: int, cameras: int, prompt: int) -> None:
         """Those rows, which it spends, and the prompt -> actions in the place of the noise."""
-        g, d = self.geometry, self._arena.device
+        g, d, prefix, expert = self.geometry, self._arena.device, self.prefix, self.expert
         seen = cameras * g.vision.tokens
         noise, lengths = d.noise[:batch], d.lengths[:batch]
+        words = d.words[: batch * prompt].view(batch, prompt, g.language.width)
+        x_t, state = noise.view(-1, g.action_dim), None if g.model == "pi05" else d.state[:batch]
+        rtc = each(self._arena.rtc, lambda t: t[:batch])
+        first = expert.layers_ahead(batch, seen + prompt)
+        ready = aside = None
         self._mark(2)
         with phase("prefix"):
-            draw(noise, d.keys[:batch], d.scale[:batch], pdl=self._pdl)
-            words = d.words[: batch * prompt].view(batch, prompt, g.language.width)
-            self.prefix.launch(words, seen, lengths, self.expert.chunked(batch))
+            if first:
+                ready, aside = expert.begin(first), self._aside
+                aside.wait_stream(self._stream)
+            prefix.launch(words, seen, lengths, expert.chunked(batch), ready)
+            # Launched behind what it waits for: it would never end where kernels run one by one.
+            with torch.cuda.stream(aside):
+                draw(noise, d.keys[:batch], d.scale[:batch], pdl=self._pdl)
+                if first:
+                    expert.ahead(first, x_t, lengths, prefix.keys, prefix.values, state, rtc)
+            if first:
+                self._stream.wait_stream(aside)
         self._mark(3)
         with phase("expert"):
-            self.expert.launch(noise.view(-1, g.action_dim), batch, seen + prompt, lengths, self.prefix.keys,
-                               self.prefix.values, self.prefix.rope, None if g.model == "pi05" else d.state[:batch],
-                               each(self._arena.rtc, lambda t: t[:batch]))  # fmt: skip
+            expert.launch(
+                x_t, batch, seen + prompt, lengths, prefix.keys, prefix.values, prefix.rope, state, rtc, first
+            )
         self._mark(4)
 
     def _mark(self, i: int) -> None:
