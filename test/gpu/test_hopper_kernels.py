@@ -152,7 +152,9 @@ def test_attention(length, count):
     )
     out = poisoned(count + 1, 256)
     lengths = torch.tensor([length], device="cuda", dtype=torch.int32)
-    chunk_attention(queries_map(q), count, keys, values, out, lengths, pdl=False)
+    ready = torch.tensor([3, 7], device="cuda", dtype=torch.int32)
+    chunk_attention(queries_map(q), count, keys, values, out, lengths, ready, pdl=False)
     k, v = plain[:, :length].float()
     close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
     assert out[count].isnan().all()
+    assert ready.tolist() == [4, 7]  # once a launch
