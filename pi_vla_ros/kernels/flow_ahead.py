@@ -19,6 +19,15 @@ from pi_vla_ros.kernels.cuda import SHARED, Kernel, kernel, mma
 PROGRAMS, THREADS = 4, 384
 
 
+def layers_ahead(rows: int, depth: int) -> int:
+    """How many of `depth` layers, never the last, are done when a prefix of `rows` rows is.
+
+    By what one layer of each takes on an H200, µs (docs/engine/flow_ahead.md); where this is the slower one, it would be
+    waited for."""
+    prefix, own = 105 + 0.23 * rows, 200
+    return min(depth - 1, int((depth - 1) * prefix / own))
+
+
 def built(groups: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for `groups` of 8 tokens, compiled once a process."""
     ring = (SHARED - 2048 - (7 * groups + 8) * 1024) // (9216 + 16)  # slots beside queries and parameters
