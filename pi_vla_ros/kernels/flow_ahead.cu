@@ -17,18 +17,28 @@
 
 constexpr int PROGRAMS = 4, SLOT = TILE;
 constexpr int OUT = 8 * QKV_SLOT, UP = OUT + 4 * TILE, DOWN = UP + 16 * TILE;  // of a program of the flow loop, in a layer
-constexpr int QUERIES = 8 * BLOCK + (8 - GROUPS) * 1024;  // bytes of two heads; a tensor core reads past fewer groups
-static_assert(QUERIES + RING * (SLOT + 16) + sizeof(Params) + 16 <= 232448);
+constexpr int QUERIES = 8;  // slots that two heads' queries take during attention
+static_assert(RING <= 32 && RING >= QUERIES + 12 && RING * (SLOT + 16) + sizeof(Params) + 8 <= 232448);
 
+// The slots in their order, round and round, or among the last ones; each has its own count of rounds.
+struct Rounds {
+  int slot = 0;
+  u32 parities = 0;
+  __device__ __forceinline__ u32 parity() const { return parities >> slot & 1; }
+  __device__ __forceinline__ void next(int first = 0) {
+    parities ^= 1u << slot;
+    if (++slot == RING) slot = first;
+  }
+};
 // The ring as a consumer sees it.
 struct Ring {
   u32 at, full, empty;
   int group, lane;
-  Walk<RING> next;
-  __device__ __forceinline__ int take() {  // the next slot, arrived
-    const int slot = next.slot;
-    bar_wait(full + 8 * slot, next.parity);
-    next.next();
+  Rounds walk;
+  __device__ __forceinline__ int take(int first = 0) {  // the next slot, arrived
+    const int slot = walk.slot;
+    bar_wait(full + 8 * slot, walk.parity());
+    walk.next(first);
     return slot;
   }
   __device__ __forceinline__ void release(int slot) { if (lane == 0) bar_arrive(empty + 8 * slot); }
@@ -41,35 +51,34 @@ template <int N> __device__ __forceinline__ void mma_of(float (&d)[N / 2], u64 a
   else mma72(d, a, b, 1);
 }
 
-// d[c] += activations · tile c of this warpgroup, over `blocks` blocks of the inner axis.
-template <int N, int COUNT> __device__ __forceinline__ void product(Ring &ring, float (&d)[COUNT][N / 2], int blocks) {
-  auto give_back = [&](int first) {
-#pragma unroll
-    for (int c = 0; c < COUNT; c++) ring.release(behind(first, 2 * c + ring.group));
-    ring.release(behind(first, 2 * COUNT));
-  };
-  int before = 0;
+// d[c] += activations · tile c of this warpgroup, over `blocks` blocks of the inner axis; only `count` tiles are there.
+// Slots are given back at once, for what limits is how much is under way; the other warpgroup keeps the tensor cores busy.
+template <int N, int COUNT> __device__ __forceinline__ void product(Ring &ring, float (&d)[COUNT][N / 2], int blocks, int count = COUNT) {
   for (int b = 0; b < blocks; b++) {
-    const int first = ring.next.slot;
+    const int first = ring.walk.slot;
 #pragma unroll
-    for (int i = 0; i < 2 * COUNT; i++) {
-      const int slot = ring.take();
-      if ((i & 1) != ring.group) { __syncwarp(); ring.release(slot); }  // not before it has come: that would count for the round before
-    }
-    const u64 a = tile_at(ring.address(ring.take()));
-    mma_begin();
+    for (int i = 0; i < 2 * COUNT; i++)
+      if (i < 2 * count) {
+        const int slot = ring.take();
+        if ((i & 1) != ring.group) { __syncwarp(); ring.release(slot); }  // not before it has come: that would count for the round before
+      }
+    const int of_all = ring.take();
+    const u64 a = tile_at(ring.address(of_all));
 #pragma unroll
-    for (int c = 0; c < COUNT; c++) {
-      const u64 w = tile_at(ring.address(behind(first, 2 * c + ring.group)));
+    for (int c = 0; c < COUNT; c++)
+      if (c < count) {
+        mma_begin();
+        const u64 w = tile_at(ring.address(behind(first, 2 * c + ring.group)));
 #pragma unroll
-      for (int k = 0; k < 4; k++) mma_of<N>(d[c], a + 2 * k, w + 2 * k);
-    }
+        for (int k = 0; k < 4; k++) mma_of<N>(d[c], a + 2 * k, w + 2 * k);
+      }
     mma_commit();
-    if (b) { mma_wait<1>(); give_back(before); }
-    before = first;
+    mma_wait<0>();
+#pragma unroll
+    for (int c = 0; c < COUNT; c++)
+      if (c < count) ring.release(behind(first, 2 * c + ring.group));
+    ring.release(of_all);
   }
-  mma_wait<0>();
-  give_back(before);
 }
 
 // x_t, keys, values, target, delay: as in flow_loop. Layers 0 ... layers - 1, fewer than LAYERS.
@@ -77,17 +86,15 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)  
 flow_ahead(const Params *params, const float *x_t, const int *lengths, char *keys, char *values, int layer_chunks, int layers,
            const float *target, const int *delay) {
   extern __shared__ __align__(1024) char raw[];
-  char *queries = raw, *slots = raw + QUERIES;
-  Params &p = *(Params *)(slots + RING * SLOT);
-  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING], queries_full
-  const u32 full = shared(bars), empty = full + 8 * RING, queries_full = empty + 8 * RING;
+  Params &p = *(Params *)(raw + RING * SLOT);
+  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING]
+  const u32 full = shared(bars), empty = full + 8 * RING;
   // Tokens of the prefix, and actions that are the target's. Read where they are needed, like p: registers are for accumulators.
-  int *const sizes = (int *)(bars + 2 * RING + 1), &start = sizes[0], &committed = sizes[1];
+  int *const sizes = (int *)(bars + 2 * RING), &start = sizes[0], &committed = sizes[1];
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
   for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   if (tid == 0) {
     for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
-    bar_init(queries_full, 1);
     bar_init_done();
     start = lengths[0], committed = HELD ? *delay : 0;
   }
@@ -99,14 +106,14 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
   if (warp >= 8) {  // ---- one thread asks for everything
     fewer_registers<40>();
     if (warp == 8 && lane == 0) {
-    Walk<RING> r;
-    auto put = [&](const char *from, u32 bytes, bool once) {
-      bar_wait(empty + 8 * r.slot, r.parity ^ 1);
+    Rounds r;
+    auto put = [&](const char *from, u32 bytes, bool once, int first = 0) {
+      bar_wait(empty + 8 * r.slot, r.parity() ^ 1);
       bar_expect(full + 8 * r.slot, bytes);
-      const u32 to = shared(slots + r.slot * SLOT);
+      const u32 to = shared(raw + r.slot * SLOT);
       if (once) copy_in_once(to, from, bytes, full + 8 * r.slot);  // the L2 cache is the prefix's
       else copy_in(to, from, bytes, full + 8 * r.slot);
-      r.next();
+      r.next(first);
     };
     u32 phase = 0;
     auto hand_over = [&] { wait_for(all, PROGRAMS * ++phase); fence_global(); };
@@ -124,22 +131,23 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
     if (STATE) residual(p.mix, 2 * TILE, 16, 2, p.mixed);
     for (int layer = 0; layer < layers; layer++) {
       const char *w = p.weights[layer];
-      for (int pass = 0; pass < 4; pass++)
+      for (int pass = 0; pass < 2; pass++)
         for (int b = 0; b < 16; b++) {
-          for (int i = 0; i < 4; i++) {
-            const int team = min(cta + 4 * (2 * pass + (i >> 1)), CTAS / QKV_TEAM - 1);
+          for (int i = 0; i < 8 - 2 * pass; i++) {
+            const int team = cta + 4 * (4 * pass + (i >> 1));
             put(w + (long long)(QKV_TEAM * team + (b >> 2)) * LAYER_BYTES + ((b - team & 3) * 2 + (i & 1)) * QKV_SLOT, QKV_SLOT, true);
           }
           if (pass == 0 && b == 0) hand_over();
           activations(p.h, b);
         }
+      r.slot = 0;
       hand_over();
-      bar_expect(queries_full, 8 * T * 128);
-      for (int i = 0; i < 8; i++) copy_in(shared(queries + i * BLOCK), p.q + (cta * 8 + i) * BLOCK, T * 128, queries_full);
+      for (int i = 0; i < QUERIES; i++) activations(p.q, cta * 8 + i);
       const int chunks = (start + T + 63) / 64;
       for (int chunk = 0; chunk < chunks; chunk++)
         for (int i = 0; i < 8; i++)
-          put((i < 4 ? keys : values) + (long long)(layer * layer_chunks + chunk) * CHUNK + (i & 3) * KEYS, KEYS, false);
+          put((i < 4 ? keys : values) + (long long)(layer * layer_chunks + chunk) * CHUNK + (i & 3) * KEYS, KEYS, false, QUERIES);
+      r.slot = 0;
       residual(w + OUT, LAYER_BYTES, 32, 4, p.att);
       for (int pass = 0; pass < 5; pass++)
         for (int b = 0; b < 16; b++) {
@@ -160,7 +168,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
   more_registers<232>();
   const int group = uniform(warp >> 2), quad = lane & 3;
   const int acc_row = (warp & 3) * 16 + (lane >> 2);  // of a product's result; and 8 rows on
-  Ring ring{shared(slots), full, empty, group, lane};
+  Ring ring{shared(raw), full, empty, group, lane};
   auto together = [] { meet<1, 256>(); };
   auto publish = [&] {
     fence_global();  // readers use the copy engine
@@ -255,21 +263,21 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
 
     {  // ---- queries, keys, values
       float norm[2];
-      for (int pass = 0; pass < 4; pass++) {
-        float d[2][24] = {};
-        product<48>(ring, d, 16);
+      for (int pass = 0; pass < 2; pass++) {
+        float d[4][24] = {};
+        product<48>(ring, d, 16, 4 - pass);
         if (pass == 0) norm[0] = row_scale(acc_row), norm[1] = row_scale(acc_row + 8);
-        if (pass == 2) {  // from here on keys and values: the prefix writes into their places, too, what pads its prompt
+        if (pass == 1) {  // here are keys and values: the prefix writes into their places, too, what pads its prompt
           if (tid == 0) wait_for(ready, layer + 1);
           together();
         }
 #pragma unroll
-        for (int c = 0; c < 2; c++)
+        for (int c = 0; c < 4; c++)
 #pragma unroll
           for (int half = 0; half < 2; half++) {
             const int row = afresh(acc_row) + 8 * half, key = start + row;
             if (row >= T) continue;
-            const int team = afresh(cta) + 4 * (2 * pass + c);
+            const int team = afresh(cta) + 4 * (4 * pass + c);
             const float *shifts = STATE ? nullptr : p.shift_qkv + (layer * TIMES_OF + (HELD && row < committed)) * 2560;
             const long long own = (long long)(layer * layer_chunks + (key >> 6)) * CHUNK;
 #pragma unroll
@@ -308,8 +316,8 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
     }
 
     {  // ---- attention: a head for each warpgroup
-      const u32 q_at = shared(queries) + group * 4 * BLOCK;
-      bar_wait(queries_full, layer & 1);
+      ring.walk.slot = 0;
+      for (int i = 0; i < QUERIES; i++) ring.take();
       const int total = start + T, chunks = (total + 63) / 64;
       float o[4][32] = {}, top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
       for (int chunk = 0; chunk < chunks; chunk++) {
@@ -317,8 +325,8 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
         int taken[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-          taken[i] = ring.take();
-          const u64 a = tile_at(q_at + i * BLOCK), b = tile_at(ring.address(taken[i]));
+          taken[i] = ring.take(QUERIES);
+          const u64 a = tile_at(ring.address(group * 4 + i)), b = tile_at(ring.address(taken[i]));
           mma_begin();
 #pragma unroll
           for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, 1);
@@ -356,7 +364,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          taken[j] = ring.take();
+          taken[j] = ring.take(QUERIES);
           const u64 b = transposed_tile_at(ring.address(taken[j]));
           mma_begin();
 #pragma unroll
@@ -370,6 +378,8 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
 #pragma unroll
         for (int j = 0; j < 4; j++) ring.release(taken[j]);
       }
+      for (int i = 0; i < QUERIES; i++) ring.release(i);
+      ring.walk.slot = 0;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = acc_row + 8 * half;

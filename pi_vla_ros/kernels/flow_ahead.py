@@ -30,7 +30,7 @@ def layers_ahead(rows: int, depth: int) -> int:
 
 def built(groups: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for `groups` of 8 tokens, compiled once a process."""
-    ring = (SHARED - 2048 - (7 * groups + 8) * 1024) // (9216 + 16)  # slots beside queries and parameters
+    ring = (SHARED - 1024) // (9216 + 16)  # slots beside the parameters
     defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held)}
     return kernel("flow_ahead", tuple(defines.items()), (mma(48), mma(64), mma(72), mma(64, "regs", transposed=True)))
 

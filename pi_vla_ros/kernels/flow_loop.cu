@@ -142,10 +142,12 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
   if (warp == 8) {  // ---- weights, and the keys and values of the prefix: one stream, limited by the ring alone
     if (lane == 0) {
     Walk<RING> r;
-    auto put = [&](const char *from, u32 bytes) {
+    auto put = [&](const char *from, u32 bytes, bool once = true) {  // weights: once a step, and 12 times the L2 cache
       bar_wait(empty + 8 * r.slot, r.parity ^ 1);
       bar_expect(full + 8 * r.slot, bytes);
-      copy_in(shared(ring + r.slot * SLOT), from, bytes, full + 8 * r.slot);
+      const u32 to = shared(ring + r.slot * SLOT);
+      if (once) copy_in_once(to, from, bytes, full + 8 * r.slot);
+      else copy_in(to, from, bytes, full + 8 * r.slot);
       r.next();
     };
     for (int step = 0, L = 0; step < steps; step++) {
@@ -167,7 +169,7 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
                   fence_global();
                 }
                 const char *from = (part ? values : keys) + (long long)(layer * layer_chunks + chunk) * CHUNK;
-                for (int i = 0; i < 4; i++) put(from + i * KEYS, KEYS);
+                for (int i = 0; i < 4; i++) put(from + i * KEYS, KEYS, false);
               }
           }
         for (int i = 0; i < 28; i++) put(w + i * TILE, TILE);
