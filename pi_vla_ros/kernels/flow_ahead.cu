@@ -7,44 +7,91 @@
 // fourteen times as long as the step. So four programs are enough, and they draw little of the power that limits the
 // prefix. The flow loop (flow_loop.cu) begins where this ends; weights, tables and activations are the same memory.
 //
-// A program has a part of the columns of every product, at full depth, and two heads. All that it reads comes through one
-// ring, in the order of use: for every 64 of the inner axis the weights of its two warpgroups in turn, then the activations.
-// Programs hand over through the L2 cache, five times a layer; all wait for all.
+// A program has a part of the columns of every product, at full depth, and two heads. One thread asks for everything, stage
+// after stage: 64 columns of activations with the weights of both warpgroups for them, or the keys (or values) of 64
+// positions. A few large copies for one barrier, because a copy takes that thread 0.1 µs. Programs hand over through the L2
+// cache, five times a layer; all wait for all.
 //
-// Compile-time: RING (slots), and those of flow.cuh.
+// Compile-time: those of flow.cuh.
 
 #include "flow.cuh"
 
-constexpr int PROGRAMS = 4, SLOT = TILE;
+constexpr int PROGRAMS = 4;
 constexpr int OUT = 8 * QKV_SLOT, UP = OUT + 4 * TILE, DOWN = UP + 16 * TILE;  // of a program of the flow loop, in a layer
-constexpr int QUERIES = 8;  // slots that two heads' queries take during attention
-static_assert(RING <= 32 && RING >= QUERIES + 12 && RING * (SLOT + 16) + sizeof(Params) + 8 <= 232448);
+constexpr int POOL = 224 * 1024, MOST = 5;  // bytes of all stages, and how many there are at most
+constexpr int QUERIES = 64 * 1024;          // two heads'; the stages of attention lie behind
+static_assert(POOL + (2 * MOST + 2) * 8 + sizeof(Params) <= 232448);
 
-// The slots in their order, round and round, or among the last ones; each has its own count of rounds.
+// How the pool is cut for a product whose warpgroups have COUNT tiles [N, 64] of weights each: the activations (and
+// what a tensor core reads behind fewer groups of rows), then the tiles of both in turn.
+template <int N, int COUNT> struct Cut {
+  static constexpr int WEIGHTS = 8192, TILE = N * 128, STAGE = WEIGHTS + 2 * COUNT * TILE, STAGES = POOL / STAGE < MOST ? POOL / STAGE : MOST;
+};
+using Qkv = Cut<48, 4>;
+using Up = Cut<72, 3>;
+using Residual = Cut<72, 2>;  // out, down, π0's entering
+constexpr int CHUNK_STAGES = (POOL - QUERIES) / CHUNK;
+
+// The stages in their order, round and round; each has its own count of rounds, for not all phases have as many.
 struct Rounds {
-  int slot = 0;
+  int stage = 0;
   u32 parities = 0;
-  __device__ __forceinline__ u32 parity() const { return parities >> slot & 1; }
-  __device__ __forceinline__ void next(int first = 0) {
-    parities ^= 1u << slot;
-    if (++slot == RING) slot = first;
+  __device__ __forceinline__ u32 parity() const { return parities >> stage & 1; }
+  __device__ __forceinline__ void next(int stages) {
+    parities ^= 1u << stage;
+    if (++stage == stages) stage = 0;
   }
 };
-// The ring as a consumer sees it.
-struct Ring {
-  u32 at, full, empty;
+// What asks for them: one thread.
+struct Loader {
+  u32 pool, full, empty;
+  const u32 *hand_overs;  // counted by all programs
+  Rounds at;
+  u32 phase = 0;
+  __device__ __forceinline__ void hand_over() { wait_for(hand_overs, PROGRAMS * ++phase); fence_global(); }
+  __device__ __forceinline__ void wait_free(int stage) { bar_wait(empty + 8 * stage, at.parities >> stage & 1 ^ 1); }
+  __device__ __forceinline__ void cut_anew() {
+    at.stage = 0;
+    for (int i = 0; i < MOST; i++) wait_free(i);
+  }
+  __device__ __forceinline__ u32 barrier() { return full + 8 * at.stage; }
+  // A product: `weights(to, block, barrier)` asks for those of a block, `bytes` in all; activations lie in blocks from `from`.
+  // As many weights as there are stages are asked for before the wait for the activations.
+  template <class Of, class Weights>
+  __device__ __forceinline__ void ask(int blocks, const char *from, int row_bytes, u32 bytes, bool waits, const Weights &weights) {
+    cut_anew();
+    for (; at.stage < Of::STAGES; at.stage++) {
+      bar_expect(barrier(), bytes + row_bytes);
+      weights(pool + at.stage * Of::STAGE + Of::WEIGHTS, at.stage, barrier());
+    }
+    at.stage = 0;
+    if (waits) hand_over();
+    for (int b = 0; b < blocks; b++) {
+      const u32 to = pool + at.stage * Of::STAGE;
+      if (b >= Of::STAGES) {
+        wait_free(at.stage);
+        bar_expect(barrier(), bytes + row_bytes);
+        weights(to + Of::WEIGHTS, b, barrier());
+      }
+      copy_in(to, from + b * BLOCK, row_bytes, barrier());
+      at.next(Of::STAGES);
+    }
+  }
+};
+// What arrives, as a consumer sees it.
+struct Arrivals {
+  u32 pool, full, empty;
   int group, lane;
-  Rounds walk;
-  __device__ __forceinline__ int take(int first = 0) {  // the next slot, arrived
-    const int slot = walk.slot;
-    bar_wait(full + 8 * slot, walk.parity());
-    walk.next(first);
-    return slot;
+  Rounds at;
+  __device__ __forceinline__ u32 take(int bytes) {  // the next stage, arrived
+    bar_wait(full + 8 * at.stage, at.parity());
+    return pool + at.stage * bytes;
   }
-  __device__ __forceinline__ void release(int slot) { if (lane == 0) bar_arrive(empty + 8 * slot); }
-  __device__ __forceinline__ u32 address(int slot) { return at + slot * SLOT; }
+  __device__ __forceinline__ void give_back(int stages) {
+    if (lane == 0) bar_arrive(empty + 8 * at.stage);
+    at.next(stages);
+  }
 };
-__device__ __forceinline__ int behind(int slot, int n) { return slot + n >= RING ? slot + n - RING : slot + n; }
 
 template <int N> __device__ __forceinline__ void mma_of(float (&d)[N / 2], u64 a, u64 b) {
   if constexpr (N == 48) mma48(d, a, b, 1);
@@ -52,32 +99,23 @@ template <int N> __device__ __forceinline__ void mma_of(float (&d)[N / 2], u64 a
 }
 
 // d[c] += activations · tile c of this warpgroup, over `blocks` blocks of the inner axis; only `count` tiles are there.
-// Slots are given back at once, for what limits is how much is under way; the other warpgroup keeps the tensor cores busy.
-template <int N, int COUNT> __device__ __forceinline__ void product(Ring &ring, float (&d)[COUNT][N / 2], int blocks, int count = COUNT) {
+// A stage is given back at once, for what limits is how much is under way; the other warpgroup keeps the tensor cores busy.
+template <int N, int COUNT> __device__ __forceinline__ void product(Arrivals &in, float (&d)[COUNT][N / 2], int blocks, int count = COUNT) {
+  using Of = Cut<N, COUNT>;
+  in.at.stage = 0;
   for (int b = 0; b < blocks; b++) {
-    const int first = ring.walk.slot;
-#pragma unroll
-    for (int i = 0; i < 2 * COUNT; i++)
-      if (i < 2 * count) {
-        const int slot = ring.take();
-        if ((i & 1) != ring.group) { __syncwarp(); ring.release(slot); }  // not before it has come: that would count for the round before
-      }
-    const int of_all = ring.take();
-    const u64 a = tile_at(ring.address(of_all));
+    const u32 stage = in.take(Of::STAGE);
+    const u64 a = tile_at(stage), w = tile_at(stage + Of::WEIGHTS + in.group * Of::TILE);
 #pragma unroll
     for (int c = 0; c < COUNT; c++)
       if (c < count) {
         mma_begin();
-        const u64 w = tile_at(ring.address(behind(first, 2 * c + ring.group)));
 #pragma unroll
-        for (int k = 0; k < 4; k++) mma_of<N>(d[c], a + 2 * k, w + 2 * k);
+        for (int k = 0; k < 4; k++) mma_of<N>(d[c], a + 2 * k, w + c * (2 * Of::TILE >> 4) + 2 * k);
       }
     mma_commit();
     mma_wait<0>();
-#pragma unroll
-    for (int c = 0; c < COUNT; c++)
-      if (c < count) ring.release(behind(first, 2 * c + ring.group));
-    ring.release(of_all);
+    in.give_back(Of::STAGES);
   }
 }
 
@@ -86,15 +124,16 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)  
 flow_ahead(const Params *params, const float *x_t, const int *lengths, char *keys, char *values, int layer_chunks, int layers,
            const float *target, const int *delay) {
   extern __shared__ __align__(1024) char raw[];
-  Params &p = *(Params *)(raw + RING * SLOT);
-  u64 *bars = (u64 *)(&p + 1);  // full[RING], empty[RING]
-  const u32 full = shared(bars), empty = full + 8 * RING;
+  Params &p = *(Params *)(raw + POOL);
+  u64 *bars = (u64 *)(&p + 1);  // full[MOST], empty[MOST], queries_full
+  const u32 full = shared(bars), empty = full + 8 * MOST, queries_full = empty + 8 * MOST;
   // Tokens of the prefix, and actions that are the target's. Read where they are needed, like p: registers are for accumulators.
-  int *const sizes = (int *)(bars + 2 * RING), &start = sizes[0], &committed = sizes[1];
+  int *const sizes = (int *)(bars + 2 * MOST + 1), &start = sizes[0], &committed = sizes[1];
   const int cta = blockIdx.x, warp = uniform(threadIdx.x >> 5), lane = threadIdx.x & 31, tid = threadIdx.x;
   for (int i = tid; i < (int)(sizeof(Params) / 4); i += 384) ((u32 *)&p)[i] = ((const u32 *)params)[i];
   if (tid == 0) {
-    for (int i = 0; i < RING; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
+    for (int i = 0; i < MOST; i++) { bar_init(full + 8 * i, 1); bar_init(empty + 8 * i, 8); }
+    bar_init(queries_full, 1);
     bar_init_done();
     start = lengths[0], committed = HELD ? *delay : 0;
   }
@@ -104,71 +143,62 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
   u32 *const all = p.counters + C_AHEAD * 32, *const ready = p.counters + C_READY * 32;
 
   if (warp >= 8) {  // ---- one thread asks for everything
-    fewer_registers<40>();
+    fewer_registers<96>();
     if (warp == 8 && lane == 0) {
-    Rounds r;
-    auto put = [&](const char *from, u32 bytes, bool once, int first = 0) {
-      bar_wait(empty + 8 * r.slot, r.parity() ^ 1);
-      bar_expect(full + 8 * r.slot, bytes);
-      const u32 to = shared(raw + r.slot * SLOT);
-      if (once) copy_in_once(to, from, bytes, full + 8 * r.slot);  // the L2 cache is the prefix's
-      else copy_in(to, from, bytes, full + 8 * r.slot);
-      r.next(first);
+    Loader in{shared(raw), full, empty, all};
+    // Weights: read once, the L2 cache is the prefix's.
+    // A warpgroup has two of the flow loop's clusters: 72 columns each of what goes onto the residual stream.
+    auto ask_residual = [&](const char *w, int stride, int blocks, int tiles, const char *from) {
+      in.ask<Residual>(blocks, from, T * 128, 4 * TILE, true, [&](u32 to, int b, u32 bar) {
+        for (int i = 0; i < 4; i++) {
+          const int cluster = min(4 * cta + 2 * (i & 1) + (i >> 1), CLUSTERS - 1);
+          copy_in_once(to + i * TILE, w + (long long)(8 * cluster + b / tiles) * stride + b % tiles * TILE, TILE, bar);
+        }
+      });
     };
-    u32 phase = 0;
-    auto hand_over = [&] { wait_for(all, PROGRAMS * ++phase); fence_global(); };
-    auto activations = [&](const char *from, int block) { put(from + block * BLOCK, T * 128, false); };
-    // This warpgroup's cluster of the flow loop: 72 columns of what goes onto the residual stream.
-    auto owner_of = [&](int c, int group) { return min(4 * cta + 2 * group + c, CLUSTERS - 1); };
-    auto residual = [&](const char *w, int stride, int blocks, int tiles, const char *from) {
-      for (int b = 0; b < blocks; b++) {
-        for (int i = 0; i < 4; i++)
-          put(w + (long long)(8 * owner_of(i >> 1, i & 1) + b / tiles) * stride + b % tiles * TILE, TILE, true);
-        if (b == 0) hand_over();
-        activations(from, b);
-      }
-    };
-    if (STATE) residual(p.mix, 2 * TILE, 16, 2, p.mixed);
+    if (STATE) ask_residual(p.mix, 2 * TILE, 16, 2, p.mixed);
     for (int layer = 0; layer < layers; layer++) {
       const char *w = p.weights[layer];
       for (int pass = 0; pass < 2; pass++)
-        for (int b = 0; b < 16; b++) {
-          for (int i = 0; i < 8 - 2 * pass; i++) {
-            const int team = cta + 4 * (4 * pass + (i >> 1));
-            put(w + (long long)(QKV_TEAM * team + (b >> 2)) * LAYER_BYTES + ((b - team & 3) * 2 + (i & 1)) * QKV_SLOT, QKV_SLOT, true);
+        in.ask<Qkv>(16, p.h, T * 128, (4 - pass) * 2 * QKV_SLOT, pass == 0, [&](u32 to, int b, u32 bar) {
+          for (int i = 0; i < 4 - pass; i++) {
+            const int team = cta + 4 * (4 * pass + i);
+            copy_in_once(to + i * 2 * QKV_SLOT,
+                         w + (long long)(QKV_TEAM * team + (b >> 2)) * LAYER_BYTES + (b - team & 3) * 2 * QKV_SLOT, 2 * QKV_SLOT, bar);
           }
-          if (pass == 0 && b == 0) hand_over();
-          activations(p.h, b);
-        }
-      r.slot = 0;
-      hand_over();
-      for (int i = 0; i < QUERIES; i++) activations(p.q, cta * 8 + i);
+        });
+      in.cut_anew();
+      in.hand_over();
+      bar_expect(queries_full, 8 * T * 128);
+      for (int i = 0; i < 8; i++) copy_in(in.pool + i * BLOCK, p.q + (cta * 8 + i) * BLOCK, T * 128, queries_full);
       const int chunks = (start + T + 63) / 64;
-      for (int chunk = 0; chunk < chunks; chunk++)
-        for (int i = 0; i < 8; i++)
-          put((i < 4 ? keys : values) + (long long)(layer * layer_chunks + chunk) * CHUNK + (i & 3) * KEYS, KEYS, false, QUERIES);
-      r.slot = 0;
-      residual(w + OUT, LAYER_BYTES, 32, 4, p.att);
+      for (int i = 0; i < 2 * chunks; i++) {  // keys, values
+        in.wait_free(in.at.stage);
+        bar_expect(in.barrier(), CHUNK);
+        copy_in(in.pool + QUERIES + in.at.stage * CHUNK, (i & 1 ? values : keys) + (long long)(layer * layer_chunks + i / 2) * CHUNK, CHUNK,
+                in.barrier());
+        in.at.next(CHUNK_STAGES);
+      }
+      ask_residual(w + OUT, LAYER_BYTES, 32, 4, p.att);
       for (int pass = 0; pass < 5; pass++)
-        for (int b = 0; b < 16; b++) {
-          for (int i = 0; i < 6; i++) {
-            const int team = (3 * pass + (i >> 1)) * 4 + cta;
-            put(w + UP + (long long)(UP_TEAM * team + (b >> 3)) * LAYER_BYTES + ((b - team & 7) * 2 + (i & 1)) * TILE, TILE, true);
+        in.ask<Up>(16, p.h, T * 128, 6 * TILE, pass == 0, [&](u32 to, int b, u32 bar) {
+          for (int i = 0; i < 3; i++) {
+            const int team = (3 * pass + i) * 4 + cta;
+            copy_in_once(to + i * 2 * TILE, w + UP + (long long)(UP_TEAM * team + (b >> 3)) * LAYER_BYTES + (b - team & 7) * 2 * TILE,
+                         2 * TILE, bar);
           }
-          if (pass == 0 && b == 0) hand_over();
-          activations(p.h, b);
-        }
-      residual(w + DOWN, LAYER_BYTES, 64, 8, p.act);
+        });
+      ask_residual(w + DOWN, LAYER_BYTES, 64, 8, p.act);
     }
     }
     return;
   }
 
   // ---- two warpgroups
-  more_registers<232>();
+  more_registers<208>();
   const int group = uniform(warp >> 2), quad = lane & 3;
   const int acc_row = (warp & 3) * 16 + (lane >> 2);  // of a product's result; and 8 rows on
-  Ring ring{shared(raw), full, empty, group, lane};
+  Arrivals in{shared(raw), full, empty, group, lane};
   auto together = [] { meet<1, 256>(); };
   auto publish = [&] {
     fence_global();  // readers use the copy engine
@@ -189,7 +219,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
       const int cluster = 4 * cta + 2 * group + c, col = cluster * COLUMNS + quad * 4, col_last = cluster * COLUMNS + 64 + quad * 2;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const int row = acc_row + 8 * half, other = HELD && row < committed ? WIDTH : 0;
+        const int row = afresh(acc_row) + 8 * half, other = HELD && row < committed ? WIDTH : 0;
         float square = 0;
         auto add = [&](int column, int i) {  // columns `column` and the one behind it: elements i, i + 1
           const int at_x = row * WIDTH + column;
@@ -253,7 +283,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
   }
   if (STATE) {  // π0: one more product makes the tokens; the state token comes with the constant
     float d[2][36] = {};
-    product<72>(ring, d, 16);
+    product<72>(in, d, 16);
     end_block(d, p.entering, nullptr, nullptr);
   }
 
@@ -265,7 +295,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
       float norm[2];
       for (int pass = 0; pass < 2; pass++) {
         float d[4][24] = {};
-        product<48>(ring, d, 16, 4 - pass);
+        product<48>(in, d, 16, 4 - pass);
         if (pass == 0) norm[0] = row_scale(acc_row), norm[1] = row_scale(acc_row + 8);
         if (pass == 1) {  // here are keys and values: the prefix writes into their places, too, what pads its prompt
           if (tid == 0) wait_for(ready, layer + 1);
@@ -316,25 +346,20 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
     }
 
     {  // ---- attention: a head for each warpgroup
-      ring.walk.slot = 0;
-      for (int i = 0; i < QUERIES; i++) ring.take();
+      in.at.stage = 0;
+      bar_wait(queries_full, layer & 1);
       const int total = start + T, chunks = (total + 63) / 64;
-      float o[4][32] = {}, top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
+      float o[128] = {}, top[2] = {-INFINITY, -INFINITY}, norm[2] = {0, 0};
       for (int chunk = 0; chunk < chunks; chunk++) {
         float s[32] = {};
-        int taken[4];
+        const u32 queries = afresh(in.pool) + group * 4 * BLOCK, key_tiles = in.take(CHUNK) + QUERIES;
+        mma_begin();
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          taken[i] = ring.take(QUERIES);
-          const u64 a = tile_at(ring.address(group * 4 + i)), b = tile_at(ring.address(taken[i]));
-          mma_begin();
-#pragma unroll
-          for (int k = 0; k < 4; k++) mma64(s, a + 2 * k, b + 2 * k, 1);
-        }
+        for (int i = 0; i < 16; i++)
+          mma64(s, tile_at(queries + (i >> 2) * BLOCK) + 2 * (i & 3), tile_at(key_tiles + (i >> 2) * KEYS) + 2 * (i & 3), 1);
         mma_commit();
         mma_wait<0>();
-#pragma unroll
-        for (int i = 0; i < 4; i++) ring.release(taken[i]);
+        in.give_back(CHUNK_STAGES);
         u32 prob[16];
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -360,29 +385,22 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
             prob[2 * t + half] = pack(e0, e1);
           }
 #pragma unroll
-          for (int i = 0; i < 64; i++) o[i >> 4][(i & 15) * 2 - (i & 1) + 2 * half] *= shrink;
+          for (int i = 0; i < 64; i++) o[4 * (i >> 1) + 2 * half + (i & 1)] *= shrink;
         }
+        const u64 value_tiles = transposed_tile_at(in.take(CHUNK) + QUERIES);
+        mma_begin();
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          taken[j] = ring.take(QUERIES);
-          const u64 b = transposed_tile_at(ring.address(taken[j]));
-          mma_begin();
-#pragma unroll
-          for (int k = 0; k < 4; k++) {
-            const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-            mma64_regs_transposed(o[j], a, b + 128 * k, 1);
-          }
+        for (int k = 0; k < 4; k++) {
+          const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
+          mma256_regs_transposed(o, a, value_tiles + 128 * k, 1);
         }
         mma_commit();
         mma_wait<0>();
-#pragma unroll
-        for (int j = 0; j < 4; j++) ring.release(taken[j]);
+        in.give_back(CHUNK_STAGES);
       }
-      for (int i = 0; i < QUERIES; i++) ring.release(i);
-      ring.walk.slot = 0;
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const int row = acc_row + 8 * half;
+        const int row = afresh(acc_row) + 8 * half;
         norm[half] += __shfl_xor_sync(~0u, norm[half], 1);
         norm[half] += __shfl_xor_sync(~0u, norm[half], 2);
         const float n = 1.f / norm[half];
@@ -392,8 +410,8 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
             u32 v[4];
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-              const int e = 4 * ((i & 1) * 4 + k) + 2 * half;
-              v[k] = pack(o[i >> 1][e] * n, o[i >> 1][e + 1] * n);
+              const int e = 4 * (i * 4 + k) + 2 * half;
+              v[k] = pack(o[e] * n, o[e + 1] * n);
             }
             *(uint4 *)(p.att + ((2 * cta + group) * 4 + (i >> 1)) * BLOCK + at(row, (i & 1) * 4 + quad)) =
                 make_uint4(v[0], v[1], v[2], v[3]);
@@ -404,7 +422,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
 
     {  // ---- output projection
       float d[2][36] = {};
-      product<72>(ring, d, 32);
+      product<72>(in, d, 32);
       end_block(d, p.xg, gate, STATE ? nullptr : scale + NORM);
     }
 
@@ -412,14 +430,14 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
       float norm[2];
       for (int pass = 0; pass < 5; pass++) {
         float d[3][36] = {};
-        product<72>(ring, d, 16);
+        product<72>(in, d, 16);
         if (pass == 0) norm[0] = row_scale(acc_row), norm[1] = row_scale(acc_row + 8);
 #pragma unroll
         for (int c = 0; c < 3; c++) {
           const int column = (3 * pass + c) * COLUMNS, col = column + group * 32 + quad * 8, col_last = column + 64 + group * 4 + quad;
 #pragma unroll
           for (int half = 0; half < 2; half++) {
-            const int row = acc_row + 8 * half;
+            const int row = afresh(acc_row) + 8 * half;
             if (row >= T) continue;
             const float *shift = STATE ? nullptr : p.shift_up + (layer * TIMES_OF + (HELD && row < committed)) * 8192 + cta * 2048;
             char *to = p.act + cta * 16 * BLOCK;
@@ -445,7 +463,7 @@ flow_ahead(const Params *params, const float *x_t, const int *lengths, char *key
 
     {  // ---- down
       float d[2][36] = {};
-      product<72>(ring, d, 64);
+      product<72>(in, d, 64);
       end_block(d, p.xg, STATE ? nullptr : gate + NORM, STATE ? nullptr : scale + 2 * NORM);
     }
   }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pi_vla_ros.kernels.cuda import SHARED, Kernel, kernel, mma
+from pi_vla_ros.kernels.cuda import Kernel, kernel, mma
 
 PROGRAMS, THREADS = 4, 384
 
@@ -30,9 +30,8 @@ def layers_ahead(rows: int, depth: int) -> int:
 
 def built(groups: int, state: bool, depth: int, held: bool) -> Kernel:
     """The kernel for `groups` of 8 tokens, compiled once a process."""
-    ring = (SHARED - 1024) // (9216 + 16)  # slots beside the parameters
-    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "RING": ring, "HELD": int(held)}
-    return kernel("flow_ahead", tuple(defines.items()), (mma(48), mma(64), mma(72), mma(64, "regs", transposed=True)))
+    defines = {"GROUPS": groups, "STATE": int(state), "LAYERS": depth, "HELD": int(held)}
+    return kernel("flow_ahead", tuple(defines.items()), (mma(48), mma(64), mma(72), mma(256, "regs", transposed=True)))
 
 
 def launch(run: Kernel, params: Tensor, x_t: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, layer_chunks: int,
