@@ -22,9 +22,8 @@ PROGRAMS, THREADS = 4, 384
 def layers_ahead(rows: int, depth: int) -> int:
     """How many of `depth` layers, never the last, are done when a prefix of `rows` rows is.
 
-    By what one layer of each takes on an H200, µs (docs/engine/flow_ahead.md); where this is the slower one, it would be
-    waited for."""
-    prefix, own = 105 + 0.23 * rows, 200
+    By what one layer of each takes on an H200, µs (docs/engine/flow_ahead.md): one more would be waited for."""
+    prefix, own = 95 + 0.225 * rows, 260
     return min(depth - 1, int((depth - 1) * prefix / own))
 
 
