@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels in CUDA C++ for Hopper: compiled by NVRTC or found on disk at set-up, loaded and launched through the driver.
+"""Kernels in CUDA C++ for Hopper: compiled by NVRTC or found on disk at set-up, launched through the driver.
 
 Triton makes almost all kernels here. What is written in CUDA needs what Triton has no words for: one kernel that lives
 through the whole flow loop, loads multicast to a pair of programs, sums that stay in registers behind a product.
@@ -12,6 +12,8 @@ import ctypes
 import functools
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -22,6 +24,10 @@ from pi_vla_ros.kernels.code_cache import machine_code
 
 HERE = Path(__file__).parent
 SHARED = 232448  # bytes of shared memory that a program may have (sm_90)
+launches: ContextVar[bool] = ContextVar(
+    "launches", default=True
+)  # False: a call only sees to it that its kernel is built
+_compilers = ThreadPoolExecutor(thread_name_prefix="nvrtc")
 
 
 def available(device: torch.device) -> bool:
@@ -67,17 +73,27 @@ def source_of(name: str, defines: dict[str, int], mmas: Sequence[str]) -> str:
 
 
 class Kernel:
-    """One compiled kernel; call it with (grid, threads, arguments). Tensors go as addresses, bytes as they are."""
+    """One kernel, compiled in a thread; call it with (grid, threads, arguments). Tensors go as addresses, bytes as they are.
+
+    Who calls it first waits until it is compiled, and is told if it does not compile (RuntimeError)."""
 
     def __init__(self, name: str, defines: dict[str, int], mmas: Sequence[str], shared: int = SHARED):
-        code = machine_code(source_of(name, defines, mmas), name)
-        module, self._function, self._shared = ctypes.c_void_p(), ctypes.c_void_p(), shared
-        _check(_driver().cuModuleLoadData(ctypes.byref(module), code))
-        _check(_driver().cuModuleGetFunction(ctypes.byref(self._function), module, name.encode()))
-        _check(_driver().cuFuncSetAttribute(self._function, 8, shared))  # most shared memory that a launch asks for
+        self._name, self._shared = name, shared
+        self._code = _compilers.submit(machine_code, source_of(name, defines, mmas), name)
+
+    @functools.cached_property
+    def _function(self) -> ctypes.c_void_p:
+        """What the driver launches."""
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        _check(_driver().cuModuleLoadData(ctypes.byref(module), self._code.result()))
+        _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()))
+        _check(_driver().cuFuncSetAttribute(function, 8, self._shared))  # most shared memory that a launch asks for
+        return function
 
     def __call__(self, programs: int, threads: int, arguments: Sequence, chained: bool = False) -> None:
         """Enqueues a launch; `chained`: it may start while its predecessor runs (kernels/common.py)."""
+        if not launches.get():
+            return
         values = [_value(a) for a in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         attribute = _Attribute(id=6, value=int(chained))  # programmatic stream serialization
@@ -97,7 +113,7 @@ class Kernel:
 
 @functools.cache
 def kernel(name: str, defines: tuple[tuple[str, int], ...], mmas: tuple[str, ...], shared: int = SHARED) -> Kernel:
-    """Compiled once a process."""
+    """Compiled once a process; returns at once."""
     return Kernel(name, dict(defines), mmas, shared)
 
 
