@@ -87,14 +87,12 @@ class FusedRunner:
         """Compiles and captures for these (robots, cameras, tokens of a prompt); a size that was not prepared is captured
         when it first comes."""
         if self._cuda:
+            # several robots' kernels are launched by the thousand: the longest prompt has nearly all of them
             longest = max(prompt for *_, prompt in sizes)
+            some = [size for size in sizes if size[0] == 1 or size[2] == longest]
             with torch.no_grad(), torch.cuda.stream(self._stream), only_compiled():
-                for (
-                    size
-                ) in sizes:  # of several robots' kernels, launched by the thousand, the longest prompt has nearly all
-                    if size[0] == 1 or size[2] == longest:
-                        for part, *some in self._missing(*size):
-                            part(self, *some)
+                for part, *numbers in dict.fromkeys(part for size in some for part in self._missing(*size)):
+                    part(self, *numbers)
         for size in sizes:
             for part in self._missing(*size):
                 self._ready(*part)
