@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -103,3 +107,27 @@ def test_an_error_in_between_leaves_launching_as_it_was(asked):
     with only_compiled():  # Triton's own mode has ended, too
         launch()
     assert asked == [False, True]
+
+
+FOR_REAL = """
+import compile_kernels, threading, torch
+from triton.runtime import driver
+from pi_vla_ros.kernels.compiling import only_compiled
+from pi_vla_ros.kernels.noise import draw, noise_kernel
+
+driver.set_active(compile_kernels.NoGpu(90))
+keys = torch.empty(1, 4, dtype=torch.int64, device="meta")
+with only_compiled():
+    for pdl in (True, False, True):
+        draw(torch.empty(1, 50, 32, device="meta"), keys, torch.empty(1, device="meta"), pdl=pdl)
+print(*(k.asm["cubin"][:4] == b"\\x7fELF" for k in noise_kernel.device_caches[0][0].values()))
+"""
+
+
+@pytest.mark.slow
+def test_tritons_compiler_works_so(tmp_path):
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": f"{here.parent}:{here}", "TRITON_CACHE_DIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", FOR_REAL], env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.split() == ["True", "True"]  # compiled for real, each once
