@@ -110,7 +110,7 @@ def test_an_error_in_between_leaves_launching_as_it_was(asked):
 
 
 FOR_REAL = """
-import compile_kernels, threading, torch
+import compile_kernels, torch
 from triton.runtime import driver
 from pi_vla_ros.kernels.compiling import only_compiled
 from pi_vla_ros.kernels.noise import draw, noise_kernel
