@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +199,23 @@ def test_other_actions_for_the_same_inputs_end_the_run():
 def test_set_up_in_new_processes():
     told = bench.in_new_processes(replace(TINY, precision="bf16"))
     assert set(told) == {"init_cold_s", "init_warm_s"} and all(0 < s < 60 for s in told.values())
+
+
+def test_new_processes_find_this_machines_tiles_but_no_kernels(monkeypatch, tmp_path):
+    for kind in ("tuning", "kernels"):
+        (tmp_path / "pi_vla_ros" / kind).mkdir(parents=True)
+        (tmp_path / "pi_vla_ros" / kind / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+
+    def run(command, env, **_):
+        cache = Path(env["XDG_CACHE_HOME"], "pi_vla_ros")
+        found.append((cache, sorted(str(p.relative_to(cache)) for p in cache.rglob("*"))))
+        return SimpleNamespace(stdout="1.26\n")
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    assert bench.in_new_processes(TINY) == {"init_cold_s": 1.3, "init_warm_s": 1.3}
+    assert found[0] == found[1] and found[0][1] == ["tuning", "tuning/file"] and not found[0][0].exists()
 
 
 def event(category, name, ts, dur, tid=1, **args):

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +28,7 @@ from pi_vla_ros.kernels import (
     hopper_columns,
     hopper_linear,
     image_attention,
+    nvrtc,
     vision_linear,
 )
 from pi_vla_ros.kernels.hopper_columns import residual_columns
@@ -35,35 +39,27 @@ META = torch.device("meta")
 MODULES = flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
 
 
-def library() -> ctypes.CDLL | None:
-    """PyPI's NVRTC, beside the library that it opens itself."""
-    try:
+def load() -> None:
+    """PyPI's NVRTC beside the library that it opens itself, where PyTorch has not brought one."""
+    with contextlib.suppress(ImportError):
         import nvidia.cu13
-    except ImportError:
-        return None
-    folder = Path(next(iter(nvidia.cu13.__path__))) / "lib"
-    if not (folder / "libnvrtc.so.13").exists():
-        return None
-    for builtins in folder.glob("libnvrtc-builtins.so.13.*"):
-        ctypes.CDLL(str(builtins), mode=os.RTLD_GLOBAL)
-    return ctypes.CDLL(str(folder / "libnvrtc.so.13"))
+
+        for name in ("libnvrtc-builtins.so.13.*", "libnvrtc.so.13"):
+            for path in (Path(next(iter(nvidia.cu13.__path__))) / "lib").glob(name):
+                ctypes.CDLL(str(path), mode=os.RTLD_GLOBAL)
 
 
-NVRTC = library()
-if NVRTC is None:
+load()
+if nvrtc.library() is None:
     pytest.skip("needs nvidia-cuda-nvrtc 13", allow_module_level=True)
 
 
 def said(text: str, name: str) -> str:
     """What NVRTC says about a text that does not compile, else nothing."""
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    assert NVRTC.nvrtcCreateProgram(ctypes.byref(program), text.encode(), f"{name}.cu".encode(), 0, None, None) == 0
-    failed = NVRTC.nvrtcCompileProgram(program, 1, (ctypes.c_char_p * 1)(b"--gpu-architecture=sm_90a"))
-    NVRTC.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    NVRTC.nvrtcGetProgramLog(program, log)
-    NVRTC.nvrtcDestroyProgram(ctypes.byref(program))
-    return log.value.decode() or "failed" if failed else ""
+    try:
+        return "" if nvrtc.compiled(text, name).startswith(b"\x7fELF") else "not machine code"
+    except RuntimeError as error:
+        return str(error)
 
 
 def room(*shape: int) -> torch.Tensor:
@@ -137,3 +133,14 @@ def test_nvrtc_compiles(monkeypatch, of: Callable[[], None]):
 
 def test_what_nvrtc_refuses_is_said():
     assert 'identifier "y" is undefined' in said('extern "C" __global__ void k(int *x) { *x = y; }', "k")
+
+
+def test_several_threads_may_compile():
+    texts = [f'extern "C" __global__ void k(int *x) {{ *x = {i}; }}' for i in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        at_once = list(threads.map(lambda text: nvrtc.compiled(text, "k"), texts))
+    assert at_once == [nvrtc.compiled(text, "k") for text in texts] and len(set(at_once)) == 4
+
+
+def test_the_version_is_a_number():
+    assert re.fullmatch(r"1[23]\.\d+", nvrtc.version())

@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from pi_vla_ros import user_cache
 from pi_vla_ros.bench.case import DTYPES, Case
 from pi_vla_ros.bench.ceilings import Ceilings
 from pi_vla_ros.bench.measure import Subject, measure, provenance
@@ -70,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the rows")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a trace for chrome://tracing or Perfetto")
     parser.add_argument(
-        "--cold", action="store_true", help="also time set-up in new processes: no kernel cache, a warm one"
+        "--cold", action="store_true", help="also time set-up in new processes: no kernel caches, warm ones"
     )
     parser.add_argument(
         "--tune", action="store_true", help="find tiles for this GPU, with these sizes; keep them on disk"
@@ -171,13 +173,15 @@ def set_up(case: Case) -> float:
 
 
 def in_new_processes(case: Case) -> dict[str, float]:
-    """Set-up times of two processes that begin with the same, empty, kernel cache."""
+    """Set-up times of two processes that begin with the same, empty, kernel caches and with this machine's tiles."""
     values = {f.name.replace("_", "-"): getattr(case, f.name) for f in fields(Case)}
     values["frame"] = "x".join(map(str, case.frame))
     given = [f"--{name}={value}" for name, value in values.items() if name != "tiny" and value is not None]
     given += ["--tiny"] * case.tiny
     with tempfile.TemporaryDirectory() as cache:
-        caches = {"TRITON_CACHE_DIR": cache, "CUDA_CACHE_PATH": cache}
+        caches = {"TRITON_CACHE_DIR": cache, "CUDA_CACHE_PATH": cache, "XDG_CACHE_HOME": cache}
+        if (tiles := user_cache.folder("tuning")).is_dir():
+            shutil.copytree(tiles, Path(cache, "pi_vla_ros", "tuning"))
 
         def seconds() -> float:
             again = [sys.executable, "-m", "pi_vla_ros.cli.bench", "--init", *given]

@@ -30,6 +30,7 @@ from pi_vla_ros.engine.requests import (
     check_images,
 )
 from pi_vla_ros.engine.trial import compare, question
+from pi_vla_ros.kernels.flow_loop import begun
 from pi_vla_ros.model.geometry import Geometry
 from pi_vla_ros.processing.images import square_images
 
@@ -80,9 +81,9 @@ class Engine:
     def prepare(self, cameras: int) -> None:
         """Capture for requests in which only `cameras` of the cameras are there: what a robot with fewer will send."""
         if self.fused:
-            for batch in range(1, self.max_batch_size + 1):
-                for length in [*range(BUCKET, self.geometry.prompt_len, BUCKET), self.geometry.prompt_len]:
-                    self._runner.prepare(batch, cameras, length)
+            batches, longest = range(1, self.max_batch_size + 1), self.geometry.prompt_len
+            lengths = [*range(BUCKET, longest, BUCKET), longest]
+            self._runner.prepare([(batch, cameras, length) for batch in batches for length in lengths])
 
     def _make_runner(self, build, captured: bool):
         sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}
@@ -136,6 +137,8 @@ class Engine:
         return most
 
     def _build(self, wanted, device):
+        if self.fused:  # the kernel that takes longest to compile: beside the weights
+            begun(self.geometry, device.device, held=self._rtc == "trained")
         base = torch.bfloat16 if device.fp8 else device.params_dtype
         how = {
             "params_dtype": base,

@@ -1,6 +1,6 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels in CUDA C++ for Hopper: compiled at set-up by NVRTC, launched through the driver.
+"""Kernels in CUDA C++ for Hopper: compiled by NVRTC or found on disk at set-up, launched through the driver.
 
 Triton makes almost all kernels here. What is written in CUDA needs what Triton has no words for: one kernel that lives
 through the whole flow loop, loads multicast to a pair of programs, sums that stay in registers behind a product.
@@ -12,20 +12,29 @@ import ctypes
 import functools
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pi_vla_ros.kernels import nvrtc
+from pi_vla_ros.kernels.code_cache import machine_code
+
 HERE = Path(__file__).parent
 SHARED = 232448  # bytes of shared memory that a program may have (sm_90)
+launches: ContextVar[bool] = ContextVar(
+    "launches", default=True
+)  # False: a call only sees to it that its kernel is built
+_compilers = ThreadPoolExecutor(thread_name_prefix="nvrtc")
 
 
 def available(device: torch.device) -> bool:
-    """Whether these kernels run here: Hopper, and a PyTorch with a door to NVRTC (not yet a public one)."""
+    """Whether these kernels run here: Hopper, and a PyTorch with NVRTC."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return False
-    return hasattr(torch.cuda, "_compile_kernel")
+    return nvrtc.library() is not None
 
 
 def mma(n: int, a: str = "shared", transposed: bool = False) -> str:
@@ -64,21 +73,33 @@ def source_of(name: str, defines: dict[str, int], mmas: Sequence[str]) -> str:
 
 
 class Kernel:
-    """One compiled kernel; call it with (grid, threads, arguments). Tensors go as addresses, bytes as they are."""
+    """One kernel, compiled in a thread; call it with (grid, threads, arguments). Tensors go as addresses, bytes as they are.
+
+    Who calls it first waits until it is compiled, and is told if it does not compile (RuntimeError)."""
 
     def __init__(self, name: str, defines: dict[str, int], mmas: Sequence[str], shared: int = SHARED):
-        self._kernel = torch.cuda._compile_kernel(source_of(name, defines, mmas), name, compute_capability="90a")
-        self._kernel.set_shared_memory_config(shared)
-        self._shared = shared
+        self._name, self._shared = name, shared
+        self._code = _compilers.submit(machine_code, source_of(name, defines, mmas), name)
+
+    @functools.cached_property
+    def _function(self) -> ctypes.c_void_p:
+        """What the driver launches."""
+        module, function = ctypes.c_void_p(), ctypes.c_void_p()
+        _check(_driver().cuModuleLoadData(ctypes.byref(module), self._code.result()))
+        _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()))
+        _check(_driver().cuFuncSetAttribute(function, 8, self._shared))  # most shared memory that a launch asks for
+        return function
 
     def __call__(self, programs: int, threads: int, arguments: Sequence, chained: bool = False) -> None:
         """Enqueues a launch; `chained`: it may start while its predecessor runs (kernels/common.py)."""
+        if not launches.get():
+            return
         values = [_value(a) for a in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         attribute = _Attribute(id=6, value=int(chained))  # programmatic stream serialization
         config = _Config(programs, 1, 1, threads, 1, 1, self._shared, torch.cuda.current_stream().cuda_stream,
                          ctypes.pointer(attribute), 1)  # fmt: skip
-        _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._kernel.func, places, None))
+        _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._function, places, None))
 
     def clusters(self, size: int, threads: int) -> int:
         """How many clusters of `size` programs this GPU holds at once: parts of the chip that make them up differ."""
@@ -86,13 +107,13 @@ class Kernel:
         for i, n in enumerate((size, 1, 1)):
             ctypes.c_uint.from_buffer(attribute, _Attribute.value.offset + 4 * i).value = n
         config = _Config(size, 1, 1, threads, 1, 1, self._shared, None, ctypes.pointer(attribute), 1)
-        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(count), self._kernel.func, ctypes.byref(config)))
+        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(count), self._function, ctypes.byref(config)))
         return count.value
 
 
 @functools.cache
 def kernel(name: str, defines: tuple[tuple[str, int], ...], mmas: tuple[str, ...], shared: int = SHARED) -> Kernel:
-    """Compiled once a process."""
+    """Compiled once a process; returns at once."""
     return Kernel(name, dict(defines), mmas, shared)
 
 

@@ -39,7 +39,7 @@ def groups_of(tokens: int) -> int:
 
 
 def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
-    """The kernel for up to `tokens` tokens, compiled once a process."""
+    """The kernel for up to `tokens` tokens, compiled once a process; returns at once."""
     groups = groups_of(tokens)
     received = 32768 + 2 * 18432  # bytes of answers, parts, addends of other programs
     ring = (SHARED - 3072 - 4 * groups * 1024 - received) // TILE
@@ -48,13 +48,19 @@ def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
     return kernel("flow_loop", tuple(defines.items()), (*map(mma, widths), mma(64, transposed=True)))
 
 
-def fits(geometry, device: torch.device, held: bool) -> bool:
-    """Whether the kernel can run this: Hopper, the published models' sizes, and all its clusters on the chip at once."""
+def begun(geometry, device: torch.device, held: bool) -> Kernel | None:
+    """The kernel for a model, which is being compiled; None where it is not for this: Hopper, the published sizes."""
     g = geometry.expert
     sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, geometry.language.width % 256)
     if not available(device) or sizes != (1024, 4096, 8, 256, 32, 0) or geometry.suffix > 64:
-        return False
-    return built(geometry.suffix, geometry.model == "pi0", g.depth, held).clusters(8, THREADS) >= CLUSTERS
+        return None
+    return built(geometry.suffix, geometry.model == "pi0", g.depth, held)
+
+
+def fits(geometry, device: torch.device, held: bool) -> bool:
+    """Whether there is a kernel for a model, and all its clusters are on the chip at once; waits for it."""
+    run = begun(geometry, device, held)
+    return run is not None and run.clusters(8, THREADS) >= CLUSTERS
 
 
 def tiles(w: Tensor, rows: int) -> Tensor:

@@ -12,9 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 import re
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 import triton
 
 import pi_vla_ros.kernels
+from pi_vla_ros import user_cache
 from pi_vla_ros.engine.fused.tuning import DEFAULT, SHIPPED, Tuning, default_for
 
 
@@ -42,7 +41,7 @@ def chosen(key: Key, default: Tuning, robots: int) -> Tuning:
 
 
 def folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi_vla_ros" / "tuning"
+    return user_cache.folder("tuning")
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,7 @@ class Key:
         path = self.path(robots)
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {**asdict(self), "robots": robots, "tuning": asdict(tuning)}
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".new", delete=False) as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
+        user_cache.write(path, f"{json.dumps(content, indent=1)}\n".encode())
         return path
 
     def stored(self) -> dict[int, Tuning]:
