@@ -53,6 +53,9 @@ def run(rig, robot_file, tmp_path_factory):
     marks = {}
     try:
         assert rig.change_state(CONFIGURE), node.said()
+        # discovery takes a while on a busy machine, and what is sent before is not heard
+        rig.until(lambda: rig.count_publishers(rig.robot.twist.topic), 30.0, "the streamer's publisher")
+        time.sleep(STALL)
         assert rig.change_state(ACTIVATE)
         rig.until_state("RUNNING")
         rig.until(lambda: rig.status.joins > 20, 60.0, "20 joins")
