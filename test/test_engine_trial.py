@@ -23,7 +23,7 @@ class Kernels(ReferenceRunner):
     def __init__(self, model, *, cameras, max_batch, steps, rtc, resize, largest_frame):
         super().__init__(model, cameras=cameras, max_batch=max_batch, steps=steps)
 
-    def prepare(self, sizes): ...
+    def prepare(self, batch, cameras, prompt): ...
 
     def run(self, inputs):
         type(self).asked += len(inputs.lang_lens)

@@ -164,3 +164,16 @@ def test_counters_begin_behind_the_layers_that_are_done(monkeypatch):
         assert loop._counters.sum() == sum(want)
     loop.ready.add_(3)
     assert loop._counters.view(-1, 32)[18].tolist() == [3, *[0] * 31]
+
+
+WITH_LOADERS = [p for p in sorted(Path(flow_loop.__file__).parent.glob("*.cu")) if "more_registers<" in p.read_text()]
+
+
+@pytest.mark.parametrize("source", WITH_LOADERS, ids=lambda p: p.stem)
+def test_warpgroups_ask_for_no_more_registers_than_a_program_has(source):
+    """setmaxnreg waits until there are enough: one too many, and the kernel stands still for ever."""
+    text = source.read_text()
+    threads = int(re.search(r"__launch_bounds__\((\d+), 1\)", text)[1])
+    given = 65536 // threads // 8 * 8  # a thread's, at the launch
+    fewer, more = (int(re.search(rf"{kind}_registers<(\d+)>", text)[1]) for kind in ("fewer", "more"))
+    assert threads == 384 and fewer + 2 * more == 3 * given

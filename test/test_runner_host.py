@@ -295,27 +295,6 @@ def test_robots_that_see_with_different_cameras_go_in_turn(gpu, made):
     torch.testing.assert_close(got[1:2], expected(images[1:2], alone), rtol=1e-6, atol=0)
 
 
-def test_all_is_compiled_before_the_first_capture_and_only_what_is_missing(gpu, made, monkeypatch):
-    @contextlib.contextmanager
-    def only_compiled():
-        gpu.log.append("begin")
-        yield
-        gpu.log.append("end")
-
-    monkeypatch.setattr(runner, "only_compiled", only_compiled)
-    e = made(None, batch=2)
-    e._runner._graphs.clear()
-    e.prepare(2)
-    begin, end = gpu.log.index("begin"), gpu.log.index("end")
-    compiled = gpu.log[begin + 1 : end]
-    # one robot with prompts of 16, 32, 40, seen once; two robots with the longest
-    assert (compiled.count("vision"), compiled.count("expert")) == (1 + 1, 3 + 1)
-    assert begin == 0 and (gpu.log[end:].count("vision"), gpu.log[end:].count("expert")) == (1 + 3, 3 + 3)
-    gpu.log.clear()
-    e.prepare(2)
-    assert gpu.log == ["begin", "end"]
-
-
 @pytest.mark.parametrize("piece", [64, 4096, 1 << 19])
 def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
     """Whatever the pieces and whoever copies them, all bytes arrive; and sizes may change from step to step."""

@@ -81,9 +81,9 @@ class Engine:
     def prepare(self, cameras: int) -> None:
         """Capture for requests in which only `cameras` of the cameras are there: what a robot with fewer will send."""
         if self.fused:
-            batches, longest = range(1, self.max_batch_size + 1), self.geometry.prompt_len
-            lengths = [*range(BUCKET, longest, BUCKET), longest]
-            self._runner.prepare([(batch, cameras, length) for batch in batches for length in lengths])
+            for batch in range(1, self.max_batch_size + 1):
+                for length in [*range(BUCKET, self.geometry.prompt_len, BUCKET), self.geometry.prompt_len]:
+                    self._runner.prepare(batch, cameras, length)
 
     def _make_runner(self, build, captured: bool):
         sizes = {"cameras": self.cameras, "max_batch": self.max_batch_size, "steps": self.steps}

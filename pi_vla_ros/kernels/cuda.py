@@ -13,7 +13,6 @@ import functools
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -24,9 +23,6 @@ from pi_vla_ros.kernels.code_cache import machine_code
 
 HERE = Path(__file__).parent
 SHARED = 232448  # bytes of shared memory that a program may have (sm_90)
-launches: ContextVar[bool] = ContextVar(
-    "launches", default=True
-)  # False: a call only sees to it that its kernel is built
 _compilers = ThreadPoolExecutor(thread_name_prefix="nvrtc")
 
 
@@ -92,8 +88,6 @@ class Kernel:
 
     def __call__(self, programs: int, threads: int, arguments: Sequence, chained: bool = False) -> None:
         """Enqueues a launch; `chained`: it may start while its predecessor runs (kernels/common.py)."""
-        if not launches.get():
-            return
         values = [_value(a) for a in arguments]
         places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         attribute = _Attribute(id=6, value=int(chained))  # programmatic stream serialization

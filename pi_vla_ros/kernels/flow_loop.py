@@ -49,12 +49,15 @@ def built(tokens: int, state: bool, depth: int, held: bool) -> Kernel:
 
 
 def begun(geometry, device: torch.device, held: bool) -> Kernel | None:
-    """The kernel for a model, which is being compiled; None where it is not for this: Hopper, the published sizes."""
-    g = geometry.expert
-    sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, geometry.language.width % 256)
-    if not available(device) or sizes != (1024, 4096, 8, 256, 32, 0) or geometry.suffix > 64:
+    """The kernel for a model, which is being compiled, and flow_ahead's; None where it is not for this: Hopper, the published
+    sizes."""
+    g, language, tokens = geometry.expert, geometry.language, geometry.suffix
+    sizes = (g.width, g.mlp, g.heads, g.head_dim, geometry.action_dim, language.width % 256, language.mlp % 256)
+    if not available(device) or sizes != (1024, 4096, 8, 256, 32, 0, 0) or tokens > 64:
         return None
-    return built(geometry.suffix, geometry.model == "pi0", g.depth, held)
+    state = geometry.model == "pi0"
+    flow_ahead.built(groups_of(tokens), state, g.depth, held)
+    return built(tokens, state, g.depth, held)
 
 
 def fits(geometry, device: torch.device, held: bool) -> bool:

@@ -28,7 +28,6 @@ from pi_vla_ros.engine.fused.weights import drop
 from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.engine.requests import Images
 from pi_vla_ros.kernels.common import chained
-from pi_vla_ros.kernels.compiling import only_compiled
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.model.flow import STEPS
 from pi_vla_ros.model.pi import PiModel
@@ -86,26 +85,12 @@ class FusedRunner:
             self._uploaded = torch.cuda.Event()
             torch.cuda.synchronize(device)  # the weights were packed on another stream
 
-    def prepare(self, sizes: Sequence[tuple[int, int, int]]) -> None:
-        """Compiles and captures for these (robots, cameras, tokens of a prompt); a size that was not prepared is captured
-        when it first comes."""
-        if self._cuda:
-            # several robots' kernels are launched by the thousand: the longest prompt has nearly all of them
-            longest = max(prompt for *_, prompt in sizes)
-            some = [size for size in sizes if size[0] == 1 or size[2] == longest]
-            with torch.no_grad(), torch.cuda.stream(self._stream), only_compiled():
-                for part, *numbers in dict.fromkeys(part for size in some for part in self._missing(*size)):
-                    part(self, *numbers)
-        for size in sizes:
-            for part in self._missing(*size):
-                self._ready(*part)
-
-    def _missing(self, batch: int, cameras: int, prompt: int) -> list[tuple]:
-        """What `_ready` would capture for these sizes."""
+    def prepare(self, batch: int, cameras: int, prompt: int) -> None:
+        """Compiles and captures for these sizes; a size that was not prepared is captured when it first comes."""
         bucket = self._bucket(prompt)
-        squares = (False, True) if self._frames else (False,)
-        see = [(FusedRunner._see, batch, cameras, bucket if batch > 1 else 0, square) for square in squares]
-        return [part for part in (*see, (FusedRunner._answer, batch, cameras, bucket)) if part not in self._graphs]
+        for square in (False, True) if self._frames else (False,):
+            self._ready(FusedRunner._see, batch, cameras, bucket if batch > 1 else 0, square)
+        self._ready(FusedRunner._answer, batch, cameras, bucket)
 
     def look(self, images: Tensor | Images, masks: list[list[bool]]) -> None:
         """Starts the vision tower on the images of one robot's step; `run` with these very images goes on from there.
