@@ -9,8 +9,8 @@
 //
 // A program has a part of the columns of every product, at full depth, and two heads. One thread asks for everything, stage
 // after stage: 64 columns of activations with the weights of both warpgroups for them, or the keys (or values) of 64
-// positions. A few large copies for one barrier, because a copy takes that thread 0.1 µs. Programs hand over through the L2
-// cache, five times a layer; all wait for all.
+// positions; a few large copies for one barrier, because that thread is what limits. Programs hand over through the L2 cache,
+// five times a layer; all wait for all.
 //
 // Compile-time: those of flow.cuh.
 
