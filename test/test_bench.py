@@ -136,13 +136,15 @@ def test_every_row_is_a_bar_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(figure.Figure, "savefig", lambda self, *a, **o: drawn.append(self.axes[0]))
     row = {"model": "pi05", "views": 3, "prompt_len": 200, "chunk_size": 50, "batch": 1, "rate_hz": None, "floor_ms": 7}
     row |= {"stage_ms": dict(vision=1.5, prefix=5.0, expert=4.0, copies=0.5), "wall_ms": {"p50": 12.0, "p99.9": 13.0}}
-    row |= {"gpu": "GPU", "precision": "bf16", "date": "today"}
-    plot([row, row, row | {"rate_hz": 30.0}], tmp_path / "rows.png")
+    row |= {"gpu": "GPU", "precision": "bf16", "vision_precision": "bf16", "frame": [224, 224], "date": "today"}
+    others = {"rate_hz": 30.0}, {"vision_precision": "fp32", "frame": [480, 640]}
+    plot([row, row, *(row | other for other in others)], tmp_path / "rows.png")
     (axes,) = drawn
     bars = {(b.get_y() + b.get_height() / 2, b.get_x(), b.get_width()) for b in axes.patches}
-    assert bars == {(y, *bar) for y in range(3) for bar in [(0.0, 1.5), (1.5, 5.0), (6.5, 4.0), (10.5, 0.5)]}
+    assert bars == {(y, *bar) for y in range(4) for bar in [(0.0, 1.5), (1.5, 5.0), (6.5, 4.0), (10.5, 0.5)]}
     names = [t.get_text() for t in axes.get_yticklabels()]
-    assert names == ["pi05, 3 cam, prompt 200, chunk 50, batch 1"] * 2 + [names[0] + ", 30 Hz"]
+    unusual = ["", ", 30 Hz", ", vision fp32, frames 480x640"]
+    assert names == ["pi05, 3 cam, prompt 200, chunk 50, batch 1" + told for told in ["", *unusual]]
 
 
 def test_matrix_measures_every_size_once(monkeypatch, tmp_path, capsys):

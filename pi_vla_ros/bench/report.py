@@ -39,7 +39,12 @@ def grid(rows: Sequence[dict]) -> str:
 
 def name_of(row: dict) -> str:
     sizes = f"{row['views']} cam, prompt {row['prompt_len']}, chunk {row['chunk_size']}, batch {row['batch']}"
-    return f"{row['model']}, {sizes}" + (f", {row['rate_hz']:g} Hz" if row["rate_hz"] else "")
+    others = [  # what is not as usual
+        f"{row['rate_hz']:g} Hz" if row["rate_hz"] else "",
+        f"vision {row['vision_precision']}" if row["vision_precision"] != row["precision"] else "",
+        "frames {}x{}".format(*row["frame"]) if row["frame"] != [224, 224] else "",
+    ]
+    return ", ".join([row["model"], sizes, *filter(None, others)])
 
 
 def plot(rows: Sequence[dict], path: Path) -> None:
