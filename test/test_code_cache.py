@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pi_vla_ros.kernels import code_cache, nvrtc
+from pi_vla_ros.kernels import code_cache, cuda, nvrtc
 from pi_vla_ros.kernels.code_cache import CHECKSUM, machine_code
 
 
@@ -175,3 +175,17 @@ def test_two_processes_that_start_at_once(folder, asked, no_warnings):
         process.join(timeout=60)
     assert len(list(folder.iterdir())) == 1
     assert machine_code("a", "k") == 1000 * b"a" and asked == []
+
+
+def test_a_hopper_without_the_compiler_is_told_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(nvrtc, "library", lambda: None)
+    cuda._compiler.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="install the wheel nvidia-cuda-nvrtc"):
+            assert not cuda.available(torch.device("cuda"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not cuda.available(torch.device("cuda")) and not cuda.available(torch.device("cpu"))
+    finally:
+        cuda._compiler.cache_clear()

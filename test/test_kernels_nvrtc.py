@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,17 +35,6 @@ META = torch.device("meta")
 MODULES = flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
 
 
-def load() -> None:
-    """PyPI's NVRTC beside the library that it opens itself, where PyTorch has not brought one."""
-    with contextlib.suppress(ImportError):
-        import nvidia.cu13
-
-        for name in ("libnvrtc-builtins.so.13.*", "libnvrtc.so.13"):
-            for path in (Path(next(iter(nvidia.cu13.__path__))) / "lib").glob(name):
-                ctypes.CDLL(str(path), mode=os.RTLD_GLOBAL)
-
-
-load()
 if nvrtc.library() is None:
     pytest.skip("needs nvidia-cuda-nvrtc 13", allow_module_level=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,8 +29,17 @@ _compilers = ThreadPoolExecutor(thread_name_prefix="nvrtc")
 
 def available(device: torch.device) -> bool:
     """Whether these kernels run here: Hopper, and a PyTorch with NVRTC."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
-        return False
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0) and _compiler()
+
+
+@functools.cache
+def _compiler() -> bool:
+    if nvrtc.library() is None:
+        warnings.warn(
+            "CUDA's NVRTC was not found, so the kernels for Hopper are not used, which are the fastest: install the wheel "
+            "nvidia-cuda-nvrtc of PyTorch's CUDA version",
+            stacklevel=2,
+        )
     return nvrtc.library() is not None
 
 

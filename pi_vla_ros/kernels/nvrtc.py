@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import importlib.util
+from pathlib import Path
 
 import torch
 
@@ -14,13 +17,18 @@ ARCHITECTURE = "sm_90a"
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """PyTorch's NVRTC; None where PyTorch has none."""
+    """PyTorch's NVRTC, which is loaded already, or the one in NVIDIA's wheels beside it; None where there is none."""
     major = (torch.version.cuda or "13").partition(".")[0]
     for name in (f"libnvrtc.so.{major}", "libnvrtc.so"):
-        try:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-        except OSError:
-            continue
+    wheels = importlib.util.find_spec("nvidia")
+    for folder in wheels.submodule_search_locations if wheels else ():
+        for lib in (Path(folder, f"cu{major}", "lib"), Path(folder, "cuda_nvrtc", "lib")):
+            with contextlib.suppress(OSError):
+                for builtins in lib.glob(f"libnvrtc-builtins.so.{major}.*"):  # which NVRTC asks for by its name alone
+                    ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+                return ctypes.CDLL(str(lib / f"libnvrtc.so.{major}"))
     return None
 
 
