@@ -17,12 +17,11 @@ from cuda_on_cpu import with_cpu
 from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.tuning import default_for
 from pi_vla_ros.kernels import flow_ahead
-from pi_vla_ros.kernels.flow_loop import groups_of, tiles
+from pi_vla_ros.kernels.flow_loop import C_AHEAD, C_READY, groups_of, tiles
 from pi_vla_ros.model.flow import sample
 from pi_vla_ros.model.rtc import Committed
 
 slow = pytest.mark.slow
-AHEAD, READY = 17, 18  # counters: flow.cuh
 
 
 class Ahead:
@@ -49,7 +48,7 @@ class Ahead:
             w, b = stage._state_proj
             stage._entering[0] = f._state[0] @ w.T + b
         counters = loop._counters.view(-1, 32)
-        counters[READY, 0] = layers
+        counters[C_READY, 0] = layers
         keys, values = (p.clone() for p in f._prefix)
         committed = f._rtc if isinstance(f._rtc, Committed) else None
         run = flow_ahead.built(groups_of(t), f._state is not None, self.depth, f._kind == "trained")
@@ -57,7 +56,7 @@ class Ahead:
         flow_ahead.launch(run, loop._params, x, lengths, keys, values, keys.stride(0) // (64 * 256), layers,
                           committed and committed.target, committed and committed.delay)  # fmt: skip
         phases = 1 + (f._state is not None) + 5 * layers
-        assert counters[AHEAD, 0] == phases * flow_ahead.PROGRAMS
+        assert counters[C_AHEAD, 0] == phases * flow_ahead.PROGRAMS
         named = dict(zip(NAMES, loop._keep[self.depth :], strict=False))
         blocks = named["h"].view(16, -1, 64)
         h = torch.cat([tiles(b[:64], len(b[:64])).view(-1, 64) for b in blocks], 1)[:t]

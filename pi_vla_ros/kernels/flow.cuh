@@ -26,3 +26,18 @@ struct Params {
 };
 
 enum { C_TURN, C_QKV, C_O, C_DOWN, C_ENTER, C_ATT, C_ACT = C_ATT + 8, C_AHEAD = C_ACT + 4, C_READY };
+
+// The n-th four columns of a token, from the noise or between two steps, to those who read it: π0's through silu to the product
+// before the layers, π0.5's to the first layer, with the scale of its norm.
+__device__ __forceinline__ void hand_on(const Params &p, float4 y, const float *scale, int row, int n) {
+  char *to = (STATE ? p.mixed : p.h) + (n >> 4) * BLOCK + at(row, (n & 15) >> 1) + (n & 1) * 8;
+  if (STATE) {
+    y.x /= 1.f + exp2_fast(-1.4426950408889634f * y.x); y.y /= 1.f + exp2_fast(-1.4426950408889634f * y.y);
+    y.z /= 1.f + exp2_fast(-1.4426950408889634f * y.z); y.w /= 1.f + exp2_fast(-1.4426950408889634f * y.w);
+    *(uint2 *)to = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
+  } else {
+    const float4 s = __ldg((const float4 *)(scale + n * 4));
+    *(float4 *)(p.xg + row * WIDTH + n * 4) = y;
+    *(uint2 *)to = make_uint2(pack(y.x * (1.f + s.x), y.y * (1.f + s.y)), pack(y.z * (1.f + s.z), y.w * (1.f + s.w)));
+  }
+}

@@ -376,15 +376,8 @@ flow_loop(const Params *params, float *x_t, const int *lengths, char *keys, char
       const float w = moved[a];
       y.x += m[a].x * w; y.y += m[a].y * w; y.z += m[a].z * w; y.w += m[a].w * w;
     }
-    char *to = (STATE ? p.mixed : p.h) + (tid >> 4) * BLOCK + at(row, (tid & 15) >> 1) + (tid & 1) * 8;
-    if (STATE) {
-      y.x /= 1.f + exp2_fast(-1.4426950408889634f * y.x); y.y /= 1.f + exp2_fast(-1.4426950408889634f * y.y);
-      y.z /= 1.f + exp2_fast(-1.4426950408889634f * y.z); y.w /= 1.f + exp2_fast(-1.4426950408889634f * y.w);
-      *(uint2 *)to = make_uint2(pack(y.x, y.y), pack(y.z, y.w));
-    } else {
-      float4 s = __ldg((const float4 *)(p.scale + (2 * LAYERS * step * TIMES_OF + (cta < committed)) * WIDTH + tid * 4));
-      *(float4 *)(p.xg + row * WIDTH + tid * 4) = y;
-      *(uint2 *)to = make_uint2(pack(y.x * (1.f + s.x), y.y * (1.f + s.y)), pack(y.z * (1.f + s.z), y.w * (1.f + s.w)));
+    hand_on(p, y, p.scale + (2 * LAYERS * step * TIMES_OF + (cta < committed)) * WIDTH, row, tid);
+    if (!STATE) {
       float square = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
       for (int o = 16; o; o >>= 1) square += __shfl_xor_sync(~0u, square, o);
       if (lane == 0) small[8 + warp] = square;
