@@ -3,6 +3,7 @@
 """The demo from the command line to the report, as a user runs it; and how it fails."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -44,7 +45,8 @@ def test_demo(tmp_path):
     summary = check_summary(folder, 5)
     assert summary["commands"] > 100 and summary["command_interval_ms"]["p50"] == pytest.approx(1000 / 240, rel=0.1)
     report = (folder / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 3 and "http" not in report
+    page, pictures = re.subn(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", report)
+    assert pictures == 3 and "http" not in page  # a picture's own letters may spell anything
     for picture in ("cameras.png", "joints.png", "latency.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     with Reader(folder / "bag") as bag:
