@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
+
 from pi_vla_ros.observation_buffer import Snapshot
-from pi_vla_ros.processing.frames import FrameError, decode
+from pi_vla_ros.processing.frames import Empty, FrameError, decode
 from pi_vla_ros.types import ActionChunk, Observation
 
 PATIENCE = 5.0  # s that an inference gets to end when the node does
@@ -25,6 +27,8 @@ class Infers(Protocol):
 
     def check_prompt(self, prompt: str) -> None: ...
 
+    def empty_frame(self, height: int, width: int) -> np.ndarray: ...
+
 
 class Inference(Protocol):
     """One snapshot at a time; what comes of it is told to `done` or `failed`, which may not raise."""
@@ -39,9 +43,9 @@ class Inference(Protocol):
         """False when what is running does not end: the policy must not be touched any more."""
 
 
-def observe(snapshot: Snapshot, prompt: str) -> Observation:
-    """Raises FrameError on an image that cannot be read."""
-    images = {slot: decode(message) for slot, (_, message) in snapshot.frames.items()}
+def observe(snapshot: Snapshot, prompt: str, empty: Empty) -> Observation:
+    """empty: room for the frames. Raises FrameError on an image that cannot be read."""
+    images = {slot: decode(message, empty) for slot, (_, message) in snapshot.frames.items()}
     return Observation(images, snapshot.state, prompt, snapshot.stamp)
 
 
@@ -92,7 +96,7 @@ class InferenceThread:
 
     def _infer(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         try:
-            chunk = self._policy.infer(observe(snapshot, prompt), previous, delay)
+            chunk = self._policy.infer(observe(snapshot, prompt, self._policy.empty_frame), previous, delay)
         except Exception as error:
             tell, told = self._failed, failure(error)
         else:

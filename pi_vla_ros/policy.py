@@ -88,6 +88,11 @@ class Policy:
         """Raises PromptError (a ValueError) when `prompt` is empty or too long for the model."""
         self._processor.check_prompt(prompt)
 
+    def empty_frame(self, height: int, width: int) -> np.ndarray:
+        """Room for one camera's frame, (height, width, 3) uint8, to be decoded into: a GPU reads it there. Any other
+        array will do, but takes longer."""
+        return self._engine.empty_frame(height, width)
+
     def infer(self, observation: Observation, previous: ActionChunk | None = None, delay: float = 0.0) -> ActionChunk:
         """One chunk. Raises ValueError naming what is wrong with the observation; the policy stays usable.
 

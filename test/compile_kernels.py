@@ -25,6 +25,7 @@ from pi_vla_ros.engine.fused import autotune
 from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.fused.tuning import SHIPPED, Tuning, default_for
+from pi_vla_ros.kernels import fetch
 from pi_vla_ros.kernels.embed import patches
 from pi_vla_ros.kernels.noise import draw
 from pi_vla_ros.kernels.resize import FIELDS
@@ -111,6 +112,9 @@ def frames_and_noise() -> None:
         records = torch.empty(3, FIELDS, dtype=torch.int32, device=device)
         block = torch.empty(frames.nbytes, dtype=torch.uint8, device=device)
         frames.launch(records, block, 3, False, pdl=autotune.chained(device))
+    sources = torch.empty(3, fetch.FIELDS, dtype=torch.int64, device=device)
+    words = torch.empty(frames.nbytes // fetch.WORD, dtype=torch.int32, device=device)
+    fetch.fetch(sources, words, pdl=autotune.chained(device))
     bytes_ = torch.empty(3, 224, 224, 3, dtype=torch.uint8, device=device)
     patches(bytes_, torch.empty(768, 592, device=device), 14, pdl=autotune.chained(device))
     keys = torch.empty(1, 4, dtype=torch.int64, device=device)

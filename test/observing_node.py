@@ -9,6 +9,7 @@ LOG gets a line per free tick, {"tick": ns}, and per observation: {"stamp", "sta
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import sys
@@ -19,6 +20,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, JointState
 
 from pi_vla_ros.control_loop import ControlLoop
+from pi_vla_ros.processing.frames import ordinary
 from pi_vla_ros.ros import policy_node, qos
 from pi_vla_ros.sim.demo.recorder import Recorder
 from pi_vla_ros.types import ActionChunk, Observation
@@ -56,6 +58,7 @@ def run(bag: Path, log) -> None:
         """A Policy that tells what it is shown."""
 
         model, notes = "pi05", ()
+        empty_frame = staticmethod(ordinary)
 
         def __init__(self, checkpoint, robot, options):
             pass
@@ -96,7 +99,7 @@ def run(bag: Path, log) -> None:
             super().tick()
             self._now = clock
             if self.telemetry.deadline_misses == missed:
-                print(json.dumps({"tick": round(now * 1e9)}), file=log)
+                print(json.dumps({"tick": round(now * 1e9), "frozen": gc.get_freeze_count()}), file=log)
 
         def close(self):
             super().close()

@@ -11,6 +11,7 @@ import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from pi_vla_ros.processing.frames import ordinary
 from pi_vla_ros.types import ActionChunk, Observation
 
 TYPES = get_typestore(Stores.ROS2_JAZZY)
@@ -29,6 +30,8 @@ def motion(time: float | np.ndarray, joints: int = 8) -> np.ndarray:
 
 class Knows:
     """A policy that predicts the demonstration exactly, plus `error`."""
+
+    empty_frame = staticmethod(ordinary)
 
     def __init__(self, dt: float, horizon: int = 10, error: float = 0.0, begin: float = BEGIN * 1e-9):
         self.dt, self.horizon, self.error, self.begin = dt, horizon, error, begin

@@ -77,6 +77,7 @@ def test_a_gain_within_the_noise_is_none():
 
 
 def test_what_cuda_does_is_not_searched():
+    assert set(candidates(4, True)["expert"]) == {"expert_qkv", "expert_out", "expert_up", "expert_down"}
     assert set(candidates(1, True)["prefix"]) == {"prefix_attention"}
     assert tuple(candidates(4, False)) == STAGES
 

@@ -21,6 +21,7 @@ from pi_vla_ros.engine.fused.autotune import blank_model
 from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.tuning import default_for
 from pi_vla_ros.kernels.cuda import mma
+from pi_vla_ros.kernels.expert_attention import expert_attention
 from pi_vla_ros.kernels.flow_loop import tiles
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
 from pi_vla_ros.kernels.hopper_linear import (
@@ -180,6 +181,52 @@ def test_attention_in_every_order(monkeypatch):
         runs.append(poisoned(130, 256))
         chunk_attention(queries_map(q), 130, keys, values, runs[-1], lengths, pdl=False)
     assert all(torch.equal(r, runs[0]) for r in runs)
+
+
+def caches(robots: int, key_rows: int, lengths: list[int]) -> torch.Tensor:
+    """Keys and values [2, robots, key_rows, 256], NaN behind each robot's length."""
+    plain = random(2, robots, key_rows, 256)
+    for robot, length in enumerate(lengths):
+        plain[:, robot, length:] = NAN
+    return plain
+
+
+EXPERTS = [
+    ([0, 190], 10, False, 1), ([968, 17, 500, 783], 50, False, 3), ([788, 1, 960], 51, True, 4),
+    ([2036, 255], 64, False, 5), ([63, 64, 448, 449, 511], 10, True, 7), ([1224], 63, True, 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("starts", "tokens", "state", "seed"), [([570, 0], 9, True, 2), *(pytest.param(*e, marks=slow) for e in EXPERTS)]
+)
+def test_expert_attention(monkeypatch, starts, tokens, state, seed):
+    with_cpu(monkeypatch, seed)
+    robots, rows = len(starts), tokens * 8
+    q = random(robots, rows, 256, size=3)
+    keys, values = caches(robots, max(starts) + tokens + 5, [s + tokens for s in starts])
+    out = poisoned(robots + 1, rows, 256)
+    expert_attention(q, keys, values, out, torch.tensor(starts, dtype=torch.int32), state=state, pdl=False)
+    token = torch.arange(rows)[:, None] // 8
+    for robot, start in enumerate(starts):
+        n = start + tokens
+        seen = (token > 0) | (torch.arange(n) <= start) | (not state)
+        score = (q[robot].float() @ keys[robot, :n].float().T / 16).masked_fill(~seen, -torch.inf)
+        close(out[robot], torch.softmax(score, -1) @ values[robot, :n].float())
+    assert out[-1].isnan().all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_expert_attention_in_every_order(monkeypatch):
+    starts, tokens = [570, 250], 20
+    q, (keys, values) = random(2, 160, 256, size=3), caches(2, 640, [s + tokens for s in starts])
+    runs = []
+    for seed in [*range(8), *range(100, 106)]:
+        with_cpu(monkeypatch, seed)
+        runs.append(poisoned(2, 160, 256))
+        expert_attention(q, keys, values, runs[-1], torch.tensor(starts, dtype=torch.int32), state=True, pdl=False)
+    assert not runs[0].isnan().any() and all(torch.equal(r, runs[0]) for r in runs)
 
 
 # --- the flow loop -----------------------------------------------------------------------------------------------

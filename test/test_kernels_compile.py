@@ -18,9 +18,9 @@ pytest.importorskip("triton")
 from pi_vla_ros.engine.fused.tuning import SHARED_MEMORY
 
 KERNELS = {
-    "attention_kernel", "columns_kernel", "geglu_kernel", "join_kernel", "layer_norm_kernel", "linear_kernel",
-    "moments_kernel", "noise_kernel", "patches_kernel", "qkv_kernel", "residual_kernel", "row_sums_kernel",
-    "rows_kernel", "split_kernel", "text_kernel", "turn_kernel", "vision_attention_kernel",
+    "attention_kernel", "columns_kernel", "fetch_kernel", "geglu_kernel", "join_kernel", "layer_norm_kernel",
+    "linear_kernel", "moments_kernel", "noise_kernel", "patches_kernel", "qkv_kernel", "residual_kernel",
+    "row_sums_kernel", "rows_kernel", "split_kernel", "text_kernel", "turn_kernel", "vision_attention_kernel",
 }  # fmt: skip
 
 

@@ -14,25 +14,16 @@ import torch
 
 pytest.importorskip("triton")
 
+from cuda_on_cpu import MODULES
+
 from pi_vla_ros.engine.fused.stages import statistics
 from pi_vla_ros.engine.fused.weights import GemmaLayer, for_hopper
-from pi_vla_ros.kernels import (
-    cuda,
-    flow_ahead,
-    flow_loop,
-    hopper_attention,
-    hopper_columns,
-    hopper_linear,
-    image_attention,
-    nvrtc,
-    vision_linear,
-)
+from pi_vla_ros.kernels import cuda, expert_attention, flow_ahead, flow_loop, hopper_attention, image_attention, nvrtc
 from pi_vla_ros.kernels.hopper_columns import residual_columns
 from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
 
 META = torch.device("meta")
-MODULES = flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention, vision_linear
 
 
 if nvrtc.library() is None:
@@ -55,6 +46,8 @@ def expert() -> None:
     for tokens, state, held in (50, False, False), (50, False, True), (51, True, False), (63, False, False):
         flow_loop.built(tokens, state, 18, held)
         flow_ahead.built(flow_loop.groups_of(tokens), state, 18, held)
+        q, cache = room(4, tokens * 8, 256), room(4, 1088, 256)
+        expert_attention.expert_attention(q, cache, cache, q, room(4), state=state, pdl=True)
 
 
 def prefix(rows: int = 976) -> None:

@@ -51,6 +51,26 @@ def test_rgb_is_not_copied():
     assert np.shares_memory(frame, message.data) and not frame.flags.writeable
 
 
+@pytest.mark.parametrize("kind", ["bgr8", "rgba8", "bgra8", "mono8", "png"])
+def test_what_is_converted_is_written_where_the_reader_wants_it(kind):
+    """Straight into the room that is given, which is all that is returned."""
+    given = []
+
+    def room(height, width):
+        given.append(np.full((height, width, 3), 99, np.uint8))
+        return given[-1]
+
+    pixels = {"bgr8": RGB[..., ::-1], "rgba8": np.dstack([RGB, RGB[..., :1]]), "mono8": RGB[..., 0]}
+    pixels["bgra8"] = np.dstack([RGB[..., ::-1], RGB[..., :1]])
+    if kind == "png":
+        message = SimpleNamespace(format="png", data=cv2.imencode(".png", RGB[..., ::-1])[1].tobytes())
+    else:
+        message = raw(np.ascontiguousarray(pixels[kind]), kind, kind="bytes")
+    frame = decode(message, room)
+    assert len(given) == 1 and np.shares_memory(frame, given[0])
+    assert np.array_equal(given[0], np.dstack([RGB[..., 0]] * 3) if kind == "mono8" else RGB)
+
+
 def test_a_missing_end_of_row_padding_is_fine():
     message = raw(RGB, "rgb8", padding=3, kind="bytes")
     message.data = message.data[:-3]

@@ -54,6 +54,7 @@ def test_live_and_offline_observations_are_identical(sim_robot, tmp_path):
     live = [row for row in rows if "stamp" in row and row["prompt"] == sim_robot.prompt]
     assert len(live) >= 100
     assert offline(sim_robot, tmp_path / "bag", [row["tick"] for row in rows if "tick" in row])[: len(live)] == live
+    assert all(row["frozen"] > 50_000 for row in rows if "tick" in row)  # no full collection while it is active
     assert len({json.dumps(row["state"]) for row in live}) > 20  # the arm moved: states and images are of their time
 
 

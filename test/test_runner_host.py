@@ -6,6 +6,7 @@ are stand-ins: the graphs add up what was uploaded."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 import time
 from dataclasses import replace
@@ -18,8 +19,9 @@ import torch
 pytest.importorskip("triton")
 
 from pi_vla_ros.engine import Engine, EngineArgs, EngineConfig, PI05Args, PI05Request, RequestError, RuntimeConfig
-from pi_vla_ros.engine.fused import arena, runner
+from pi_vla_ros.engine.fused import arena, captured, runner
 from pi_vla_ros.engine.noise import NoiseSource
+from pi_vla_ros.kernels import cuda
 from pi_vla_ros.model.geometry import tiny
 
 SIZE, CHUNK = 56, 7
@@ -48,7 +50,7 @@ class Gpu:
         self.capturing = None
 
     def Event(self, **_):
-        event = SimpleNamespace(record=lambda: None, elapsed_time=lambda other: 1.0)
+        event = SimpleNamespace(record=lambda *_: None, elapsed_time=lambda other: 1.0)
         event.synchronize = lambda: self.log.append("wait")
         return event
 
@@ -141,6 +143,8 @@ def made(gpu, monkeypatch):
     stand_ins = {"vision_stage": Vision, "PrefixStage": Prefix, "ExpertStage": Expert}
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(runner, name, stand_in)
+    fetch = lambda sources, block, pdl: gpu.launch("fetch", lambda: read(sources, block))  # noqa: E731
+    monkeypatch.setattr(arena.fetch, "fetch", fetch)
     monkeypatch.setattr(runner, "draw", lambda *a, pdl: gpu.launch("draw", lambda: None))
 
     def make(largest, batch=1, ahead=0):
@@ -162,6 +166,14 @@ def made(gpu, monkeypatch):
         return e
 
     return make
+
+
+def read(sources, block):
+    """What kernels/fetch.py does."""
+    for address, at, count in sources.tolist():
+        if address:
+            words = np.ctypeslib.as_array((ctypes.c_int32 * count).from_address(address))
+            block[at : at + count] = torch.from_numpy(words)
 
 
 def picture(seed: int, *size: int) -> np.ndarray:
@@ -186,8 +198,8 @@ def expected(images, r):
     return r.noise + float(np.float32(sum(seen) + float(r.input_ids.sum()) + 1000 * rows))
 
 
-STEP = ["vision", "prefix", "draw", "expert", "expert ends", "wait"]
-BESIDE = ["vision", "begin 2", "-1 waits for 0", "prefix counts in counter", "draw aside", "2 layers aside",
+STEP = ["fetch", "vision", "prefix", "draw", "expert", "expert ends", "wait"]
+BESIDE = ["fetch", "vision", "begin 2", "-1 waits for 0", "prefix counts in counter", "draw aside", "2 layers aside",
           "0 waits for -1", "expert from 2", "expert ends", "wait"]  # fmt: skip
 
 
@@ -209,7 +221,7 @@ def test_the_first_layers_run_beside_the_prefix(gpu, made):
     for images, length, want in (
         ([[picture(0), picture(1)]], 9, BESIDE),
         ([[picture(0), picture(1)]] * 2, 9, STEP),
-        ([[None, None]], 9, STEP[1:]),
+        ([[None, None]], 9, STEP[2:]),
         ([[picture(2), picture(3)]], 30, BESIDE),
     ):
         r = request(images, length, batch=len(images))
@@ -217,6 +229,24 @@ def test_the_first_layers_run_beside_the_prefix(gpu, made):
         gpu.log.clear()
         torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
         assert gpu.log == want
+
+
+def test_the_driver_launches_what_tells_its_handle(gpu, monkeypatch):
+    """And says what went wrong; a graph of an older PyTorch is replayed by it, on the stream."""
+    asked, result = [], 0
+    stream = SimpleNamespace(cuda_stream=0x51, priority=0)
+    ours = SimpleNamespace(cuGraphLaunch=lambda graph, on: asked.append((graph.value, on.value)) or result)
+    ours.cuGetErrorName = lambda result, name: setattr(name._obj, "value", b"CUDA_ERROR_LAUNCH_FAILED")
+    for module in (captured, cuda):
+        monkeypatch.setattr(module, "driver", lambda: ours)
+    launch = captured.Captured(SimpleNamespace(raw_cuda_graph_exec=lambda: 0xE8EC), stream)
+    launch()
+    assert asked == [(0xE8EC, 0x51)]
+    result = 719
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_LAUNCH_FAILED"):
+        launch()
+    captured.Captured(SimpleNamespace(replay=lambda: gpu.launch("replay")), stream)()
+    assert gpu.log == ["replay"]
 
 
 def test_answers_stay_what_they_are(gpu, made):
@@ -231,7 +261,7 @@ def test_vision_starts_before_the_prompt_is_there(gpu, made):
     e = made((SIZE, SIZE))
     images = [[picture(0), picture(1)]]
     e.look(images)
-    assert gpu.log == ["vision"]
+    assert gpu.log == STEP[:2]
     r = request(images)
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
     assert gpu.log == STEP
@@ -254,7 +284,7 @@ def test_a_look_that_nothing_came_of(gpu, made):
     images = [[picture(2), picture(3)]]
     r = request(images)
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
-    assert gpu.log == ["vision", "stream", *STEP]  # waits until the upload that it overwrites has ended
+    assert gpu.log == [*STEP[:2], "stream", *STEP]  # waits until the upload that it overwrites has ended
     e.look(images)
     with pytest.raises(RequestError, match="lang_lens"):
         e.step(request(images, lang_lens=torch.tensor([0])))
@@ -262,6 +292,18 @@ def test_a_look_that_nothing_came_of(gpu, made):
     torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
     with pytest.raises(RequestError, match=r"frames\[0\]\[1\]: must be a NumPy array"):
         e.look([[picture(0), 3]])
+
+
+def test_a_look_that_nothing_came_of_before_several_robots(gpu, made):
+    """What it still reads (frames' addresses, the host's block) is written when it has ended."""
+    e = made((SIZE, SIZE), batch=2)
+    e.look([[picture(0), picture(1)]])
+    images = [[picture(2), picture(3)], [picture(4), picture(5)]]
+    r = request(images, batch=2)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    assert gpu.log == [*STEP[:2], "stream", *STEP]
+    e.step(r)
+    assert gpu.log[-len(STEP) - 1 :] == ["wait", *STEP]  # nothing to wait for any more
 
 
 def test_words_are_taken_again_when_a_token_changes(gpu, made):
@@ -295,6 +337,47 @@ def test_robots_that_see_with_different_cameras_go_in_turn(gpu, made):
     torch.testing.assert_close(got[1:2], expected(images[1:2], alone), rtol=1e-6, atol=0)
 
 
+def test_frames_in_rooms_are_not_copied(gpu, made):
+    """They are read where they are, other ones in the next step, too; one in ordinary memory: all are copied."""
+    e = made((SIZE, SIZE))
+    block = e._runner._arena.host.block
+    images = [[e.empty_frame(SIZE, SIZE), e.empty_frame(SIZE, SIZE)]]
+    for seed in range(3):
+        for i, room in enumerate(images[0]):
+            room[:] = picture(10 * seed + i)
+        r = request(images)
+        torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+        assert not block.any()
+    images = [[images[0][1], None]]  # the room of the other camera, and fewer of them
+    r = request(images)
+    torch.testing.assert_close(e.step(r), expected(images, r), rtol=1e-6, atol=0)
+    assert not block.any()
+    for mixed in ([[images[0][0], picture(50)]], [[picture(51), picture(52)]]):
+        r = request(mixed)
+        torch.testing.assert_close(e.step(r), expected(mixed, r), rtol=1e-6, atol=0)
+        assert np.array_equal(block[: 3 * SIZE**2], mixed[0][0].ravel())
+
+
+def test_frames_of_other_sizes_in_rooms(gpu, made):
+    """What says how to resize them goes up when it changes."""
+    e = made((120, 160))
+    there, host = e._runner._arena.device, e._runner._arena.host
+    e._runner._frames.launch = lambda *a, **k: torch.zeros(1)
+    for sizes in ([(120, 160), (90, 101)], [(90, 101), (33, 41)], [(33, 41), (33, 41)], [(SIZE, SIZE), (7, 9)]):
+        images = [e.empty_frame(*size) for size in sizes]
+        for i, room in enumerate(images):
+            room[:] = picture(i, *room.shape[:2])
+        e._runner._graphs.clear()
+        e.step(request([images]))
+        for image, (place, at) in zip(images, e._runner._frames._places, strict=True):
+            assert torch.equal(there.block[at : at + image.size], torch.from_numpy(image).flatten())
+            assert not np.array_equal(place, image)
+        tables = e._runner._frames._places[0][1]
+        assert tables > 0 and torch.equal(there.block[:tables], torch.from_numpy(host.block[:tables]))
+        assert torch.equal(there.records, torch.from_numpy(host.records)) and (there.records[:, 0] == 1).all()
+        del image, room, images
+
+
 @pytest.mark.parametrize("piece", [64, 4096, 1 << 19])
 def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
     """Whatever the pieces and whoever copies them, all bytes arrive; and sizes may change from step to step."""
@@ -308,7 +391,6 @@ def test_large_frames_go_up_in_pieces(gpu, made, monkeypatch, piece):
         ((33, 41), (120, 160)),
     ):
         there.block.zero_()
-        there.records.zero_()
         images = [picture(i, *size) for i, size in enumerate(sizes)]
         e._runner.vision.launch = lambda *a: None
         e._runner._frames.launch = lambda *a, **k: None

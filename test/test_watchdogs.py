@@ -14,6 +14,7 @@ from pi_vla_ros import inference
 from pi_vla_ros.control.motion import State
 from pi_vla_ros.control.trajectory import sample
 from pi_vla_ros.control_loop import ControlLoop
+from pi_vla_ros.processing.frames import ordinary
 from pi_vla_ros.types import ActionChunk
 
 TICK = 1 / 30
@@ -21,6 +22,8 @@ TICK = 1 / 30
 
 class Policy:
     """Answers at once, unless told to hang: then when `go` is set."""
+
+    empty_frame = staticmethod(ordinary)
 
     def __init__(self, robot):
         self._robot, self.go, self.asked = robot, threading.Event(), 0

@@ -82,10 +82,14 @@ class Case:
             )
         rng, bytes_ = torch.Generator().manual_seed(0), np.random.default_rng(0)
         absent = [None] * (cameras - self.views)
-        frames = [
-            [bytes_.integers(0, 256, (*self.frame, 3), dtype=np.uint8) for _ in range(self.views)] + absent
-            for _ in range(b)
-        ]
+
+        def frame() -> np.ndarray:
+            """Where the node's decoder puts them."""
+            room = engine.empty_frame(*self.frame)
+            room[...] = bytes_.integers(0, 256, room.shape, dtype=np.uint8)
+            return room
+
+        frames = [[frame() for _ in range(self.views)] + absent for _ in range(b)]
         fields = {
             "pixel_values": None,
             "frames": frames,

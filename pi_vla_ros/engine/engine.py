@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,6 +152,17 @@ class Engine:
         else:
             model = random_model(self.geometry, seed=wanted.seed, **how)
         return to_fp8(model) if device.fp8 else model
+
+    def empty_frame(self, height: int, width: int) -> np.ndarray:
+        """Room for a frame, (height, width, 3) uint8 to be written.
+
+        On a GPU it lies in pinned memory: a step whose frames all do need not copy them. It is free for another frame
+        when the array and its views are gone; where none is free, or the frame is larger than `largest_frame`, it is
+        ordinary memory."""
+        self._open("empty_frame")
+        if self.fused and self._largest_frame:
+            return self._runner.empty_frame(height, width)
+        return np.empty((height, width, 3), np.uint8)
 
     def look(self, frames: Images) -> None:
         """Start on the frames of the next step: a GPU runs the vision tower while whoever asks is still at the prompt.

@@ -91,9 +91,9 @@ class Kernel:
     def _function(self) -> ctypes.c_void_p:
         """What the driver launches."""
         module, function = ctypes.c_void_p(), ctypes.c_void_p()
-        _check(_driver().cuModuleLoadData(ctypes.byref(module), self._code.result()))
-        _check(_driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()))
-        _check(_driver().cuFuncSetAttribute(function, 8, self._shared))  # most shared memory that a launch asks for
+        check(driver().cuModuleLoadData(ctypes.byref(module), self._code.result()))
+        check(driver().cuModuleGetFunction(ctypes.byref(function), module, self._name.encode()))
+        check(driver().cuFuncSetAttribute(function, 8, self._shared))  # most shared memory that a launch asks for
         return function
 
     def __call__(self, programs: int, threads: int, arguments: Sequence, chained: bool = False) -> None:
@@ -103,7 +103,7 @@ class Kernel:
         attribute = _Attribute(id=6, value=int(chained))  # programmatic stream serialization
         config = _Config(programs, 1, 1, threads, 1, 1, self._shared, torch.cuda.current_stream().cuda_stream,
                          ctypes.pointer(attribute), 1)  # fmt: skip
-        _check(_driver().cuLaunchKernelEx(ctypes.byref(config), self._function, places, None))
+        check(driver().cuLaunchKernelEx(ctypes.byref(config), self._function, places, None))
 
     def clusters(self, size: int, threads: int) -> int:
         """How many clusters of `size` programs this GPU holds at once: parts of the chip that make them up differ."""
@@ -111,7 +111,7 @@ class Kernel:
         for i, n in enumerate((size, 1, 1)):
             ctypes.c_uint.from_buffer(attribute, _Attribute.value.offset + 4 * i).value = n
         config = _Config(size, 1, 1, threads, 1, 1, self._shared, None, ctypes.pointer(attribute), 1)
-        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(count), self._function, ctypes.byref(config)))
+        check(driver().cuOccupancyMaxActiveClusters(ctypes.byref(count), self._function, ctypes.byref(config)))
         return count.value
 
 
@@ -127,7 +127,7 @@ def tensor_map(t: Tensor, rows: int) -> bytes:
     start = -ctypes.addressof(space) % 64
     place = ctypes.c_void_p(ctypes.addressof(space) + start)
     m, k = t.shape
-    _check(_driver().cuTensorMapEncodeTiled(
+    check(driver().cuTensorMapEncodeTiled(
         place, 9, 2, ctypes.c_void_p(t.data_ptr()), (ctypes.c_uint64 * 2)(k, m), (ctypes.c_uint64 * 1)(t.stride(0) * 2),
         (ctypes.c_uint32 * 2)(64, rows), (ctypes.c_uint32 * 2)(1, 1), 0, 3, 2, 0,
     ))  # bf16, two axes, ..., no interleave, 128-byte swizzle, whole L2 lines, zeros outside  # fmt: skip
@@ -156,12 +156,12 @@ def _value(a):
 
 
 @functools.cache
-def _driver() -> ctypes.CDLL:
+def driver() -> ctypes.CDLL:
     return ctypes.CDLL("libcuda.so.1")
 
 
-def _check(result: int) -> None:
+def check(result: int) -> None:
     if result:
         name = ctypes.c_char_p()
-        _driver().cuGetErrorName(result, ctypes.byref(name))
+        driver().cuGetErrorName(result, ctypes.byref(name))
         raise RuntimeError(f"CUDA driver: {(name.value or b'unknown error').decode()}")

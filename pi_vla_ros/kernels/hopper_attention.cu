@@ -1,20 +1,14 @@
 // Copyright 2026 pi_vla_ros maintainers
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention of many query heads over one key/value head of 256 dimensions: see hopper_attention.py for what it equals.
+// Attention of the prefix: see hopper_attention.py for what it equals, attention.cuh for how a program forms it. At the end
+// its warpgroups join their answers through shared memory.
 //
-// A program has 64 rows of queries (heads are folded into rows) and two warpgroups that take the chunks of 64 keys in
-// turn. The tensor cores form a chunk's answer and the next one's scores while its warpgroup forms the softmax. Each keeps
-// its own running answer of 64 × 256 in registers; at the end they join them through shared memory. Chunks come as plain
-// copies: the cache has their layout.
-// Two programs (a cluster) see the same keys: each loads half of a chunk for both, or the L2 cache would be the limit.
-//
-// A warpgroup has barriers of its own for what arrives. It does not see every round of a slot, and of a barrier that the
-// other one waits for it could not tell "my round is there" from "the round before it is not".
+// Chunks come as plain copies: the cache has their layout. Two programs (a cluster) see the same keys: each loads half of a
+// chunk for both, or the L2 cache would be the limit.
 
-constexpr int TILE = 8192, CHUNK = 4 * TILE, SLOTS = 6;  // slots of the ring: keys and values of a chunk take one each
-constexpr int STRIDE = 136;                              // floats of a row of the joined halves: no two rows in a bank
-constexpr float SCALE = 0.0625f * 1.4426950408889634f;   // 1/√256, of a power of 2
+constexpr int SLOTS = 6, STRIDE = 136;  // floats of a row of the joined halves: no two rows in a bank
+#include "attention.cuh"
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, const char *values, char *out,
@@ -45,18 +39,14 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
     if (warp == 8 && lane == 0) {
       bar_expect(q_full, CHUNK);
       for (int i = 0; i < 4; i++) tile_in(queries + i * TILE, &q_map, i * 64, blockIdx.x * 64, q_full);
-      int entry = 0;  // of the ring; in the order in which the warpgroups want them: K K, K V, K V, ..., V V
-      auto load = [&](const char *from, int chunk) {
+      int entry = 0;
+      in_order(chunks, [&](bool key, int chunk) {
         const int slot = entry % SLOTS, half = rank * (CHUNK / 2);
         const u32 bar = full + 8 * ((chunk & 1) * SLOTS + slot);
         bar_wait(empty + 8 * slot, entry++ / SLOTS & 1 ^ 1);
         bar_expect(bar, CHUNK);
-        copy_in_all(ring + slot * CHUNK + half, from + (long long)chunk * CHUNK + half, CHUNK / 2, bar, 3);
-      };
-      for (int chunk = 0; chunk < chunks + 2; chunk++) {
-        if (chunk < chunks) load(keys, chunk);
-        if (chunk >= 2) load(values, chunk - 2);
-      }
+        copy_in_all(ring + slot * CHUNK + half, (key ? keys : values) + (long long)chunk * CHUNK + half, CHUNK / 2, bar, 3);
+      });
     }
     __syncwarp();
     cluster_meet();
@@ -70,98 +60,13 @@ hopper_attention(const __grid_constant__ TensorMap q_map, const char *keys, cons
   auto release = [&](int entry) {
     if (entry + SLOTS < 2 * chunks && (warp & 3) < 2 && lane == 0) bar_arrive_in(back + 8 * (entry % SLOTS));
   };
-  float o[128], top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
-#pragma unroll
-  for (int i = 0; i < 128; i++) o[i] = 0;
-  float score[32];
-  u32 prob[16], parities = 0;  // a bit a slot: the next round of this warpgroup's barrier
-  auto wait_full = [&](int entry) {
-    const int slot = entry % SLOTS;
-    bar_wait(full + 8 * (group * SLOTS + slot), parities >> slot & 1);
-    parities ^= 1u << slot;
-    return slot;
-  };
-  auto ask_scores = [&](int chunk) {
-    const int entry = chunk + max(chunk - 2, 0), slot = wait_full(entry);
-    mma_begin();
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-      mma64(score, tile_at(queries + (i >> 2) * TILE) + 2 * (i & 3), tile_at(ring + slot * CHUNK + (i >> 2) * TILE) + 2 * (i & 3), i);
-    mma_commit();
-    return entry;
-  };
-  float shrink[2];
-  auto softmax = [&](int chunk) {  // in place; what came before is to be shrunk
-    const int last = length - 1 - chunk * 64 - quad * 2;  // of this thread's columns, the last that is a key
-    if (chunk == chunks - 1)
-#pragma unroll
-      for (int i = 0; i < 32; i++) if ((i >> 2) * 8 + (i & 1) > last) score[i] = -INFINITY;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      float most = -INFINITY, sum = 0;
-#pragma unroll
-      for (int t = 0; t < 8; t++) most = fmaxf(most, fmaxf(score[4 * t + 2 * h], score[4 * t + 2 * h + 1]));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(top[h], SCALE * fmaxf(most, __shfl_xor_sync(~0u, most, 2)));  // every chunk has a key: it is finite
-      shrink[h] = exp2_fast(top[h] - most);
-      top[h] = most;
-#pragma unroll
-      for (int t = 0; t < 8; t++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          float &v = score[4 * t + 2 * h + e];
-          v = exp2_fast(v * SCALE - most);
-          sum += v;
-        }
-      total[h] = total[h] * shrink[h] + sum;  // of this thread's columns; the quad's are added at the end
-    }
-  };
-  auto ask_answer = [&](int chunk) {
-    const int entry = chunk + min(chunk + 3, chunks), slot = wait_full(entry);
-    mma_begin();
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      const u32 a[4] = {prob[4 * k], prob[4 * k + 1], prob[4 * k + 2], prob[4 * k + 3]};
-      mma256_regs_transposed(o, a, transposed_tile_at(ring + slot * CHUNK + k * 2048), 1);
-    }
-    mma_commit();
-    return entry;
-  };
-  auto round = [&] {
-#pragma unroll
-    for (int i = 0; i < 16; i++) prob[i] = pack(score[2 * i], score[2 * i + 1]);
-  };
+  Attention<64, true> part{queries, full + group * SLOTS * 8, base + CHUNK, group, chunks, chunks - 1, length, {length, length}};
   bar_wait(q_full, 0);
-  if (group < chunks) {
-    int chunk = group, entry = ask_scores(chunk);
-    mma_wait<0>();
-    arrived(score);
-    release(entry);
-    softmax(chunk);
-    round();
-    for (; chunk + 2 < chunks; chunk += 2) {
-      entry = ask_scores(chunk + 2);
-      const int behind = ask_answer(chunk);
-      mma_wait<1>();
-      arrived(score);
-      release(entry);
-      softmax(chunk + 2);
-      first(total[0] + total[1]);  // and the next probabilities
-      mma_wait<0>();
-      arrived(o);
-      release(behind);
-      round();
-#pragma unroll
-      for (int i = 0; i < 128; i++) o[i] *= shrink[i >> 1 & 1];
-    }
-    entry = ask_answer(chunk);
-    mma_wait<0>();
-    arrived(o);
-    release(entry);
-  }
+  part.run(release);
 
   cluster_meet();  // both programs are done with both rings; nobody leaves while the other may still write to it
 
+  float (&o)[128] = part.o, (&top)[2] = part.top, (&total)[2] = part.total;
   // ---- each warpgroup gives away half of its columns and stores the other half, joined
 #pragma unroll
   for (int h = 0; h < 2; h++) {

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -25,16 +26,24 @@ class FrameError(ValueError):
     """An image message cannot be read; the message says what is wrong with it and what helps."""
 
 
-def decode(message: Any) -> np.ndarray:
+Empty = Callable[[int, int], np.ndarray]  # (height, width) -> (height, width, 3) uint8 to be written
+
+
+def ordinary(height: int, width: int) -> np.ndarray:
+    """The Empty of who has no better memory."""
+    return np.empty((height, width, 3), np.uint8)
+
+
+def decode(message: Any, empty: Empty = ordinary) -> np.ndarray:
     """sensor_msgs/Image or CompressedImage -> (height, width, 3) uint8 RGB.
 
     rgb8 without row padding is a read-only view of the message's buffer; everything else is copied
-    once.
+    once, into what `empty` gives (`Policy.empty_frame`: then the GPU reads it there).
     """
-    return decode_raw(message) if hasattr(message, "encoding") else decode_compressed(message)
+    return decode_raw(message, empty) if hasattr(message, "encoding") else decode_compressed(message, empty)
 
 
-def decode_raw(message: Any) -> np.ndarray:
+def decode_raw(message: Any, empty: Empty = ordinary) -> np.ndarray:
     """sensor_msgs/Image (encoding, height, width, step, data) -> (height, width, 3) uint8 RGB."""
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
     if encoding.lower() not in _PLAIN:
@@ -47,10 +56,10 @@ def decode_raw(message: Any) -> np.ndarray:
     if len(data) < (height - 1) * step + row:
         raise FrameError(f"{encoding} image of {width} x {height} is truncated: {len(data)} bytes of {height * step}")
     frame = np.lib.stride_tricks.as_strided(data, (height, width, channels), (step, channels, 1), writeable=False)
-    return frame if conversion is None else cv2.cvtColor(frame, conversion)
+    return frame if conversion is None else cv2.cvtColor(frame, conversion, dst=empty(height, width))
 
 
-def decode_compressed(message: Any) -> np.ndarray:
+def decode_compressed(message: Any, empty: Empty = ordinary) -> np.ndarray:
     """sensor_msgs/CompressedImage (format, data), JPEG or PNG -> (height, width, 3) uint8 RGB."""
     data = _buffer(message.data)
     start, end = (
@@ -64,7 +73,7 @@ def decode_compressed(message: Any) -> np.ndarray:
     frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if whole else None
     if frame is None:
         raise FrameError(f"compressed image of format '{message.format}' is truncated or damaged ({len(data)} bytes)")
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB, dst=empty(*frame.shape[:2]))
 
 
 def _buffer(data: Any) -> np.ndarray:

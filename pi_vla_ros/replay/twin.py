@@ -129,7 +129,7 @@ class TimedInference:
     def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         begin = time.perf_counter()
         try:
-            observation = observe(snapshot, prompt)
+            observation = observe(snapshot, prompt, self._policy.empty_frame)
             chunk = self._policy.infer(observation, previous, delay)
         except Exception as error:
             self._failed(*failure(error))

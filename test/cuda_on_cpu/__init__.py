@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pi_vla_ros.kernels import (
     cuda,
+    expert_attention,
     flow_ahead,
     flow_loop,
     hopper_attention,
@@ -31,6 +32,11 @@ from pi_vla_ros.kernels import (
     vision_linear,
 )
 
+# all whose kernels are in CUDA
+MODULES = (
+    expert_attention, flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention,
+    vision_linear,
+)  # fmt: skip
 HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")
 FUNCTION = re.compile(r"^(?:template <[^>]*> )?__device__ __forceinline__ ", re.MULTILINE)
@@ -148,15 +154,7 @@ def with_cpu(monkeypatch, seed: int = 0) -> None:
     def kernel(name: str, defines: tuple, mmas: tuple, shared: int = cuda.SHARED) -> Callable:
         return Kernel(name, dict(defines), mmas, seed)
 
-    for module in (
-        flow_ahead,
-        flow_loop,
-        hopper_linear,
-        hopper_columns,
-        hopper_attention,
-        vision_linear,
-        image_attention,
-    ):
+    for module in MODULES:
         monkeypatch.setattr(module, "kernel", kernel)
         if hasattr(module, "tensor_map"):
             monkeypatch.setattr(module, "tensor_map", tensor_map)

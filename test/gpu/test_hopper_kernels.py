@@ -10,6 +10,7 @@ import torch
 if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
     pytest.skip("needs a Hopper GPU", allow_module_level=True)
 
+from pi_vla_ros.kernels.expert_attention import expert_attention
 from pi_vla_ros.kernels.flow_loop import tiles
 from pi_vla_ros.kernels.hopper_attention import chunk_attention, queries_map
 from pi_vla_ros.kernels.hopper_columns import cut, residual_columns
@@ -158,3 +159,28 @@ def test_attention(length, count):
     close(out[:count], torch.softmax(q.float() @ k.T / 16, -1) @ v)
     assert out[count].isnan().all()
     assert ready.tolist() == [4, 7]  # once a launch
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize(
+    ("starts", "tokens"),
+    [([968, 801, 784, 967], 50), ([788, 1], 51), ([2040], 63), ([63, 64, 65, 448, 449, 960], 10), ([976] * 7, 64)],
+)
+def test_expert_attention(starts, tokens, state):
+    robots, rows = len(starts), tokens * 8
+    q, (keys, values) = torch.randn(robots, rows, 256, **BF16), torch.randn(2, robots, 2112, 256, **BF16)
+    for robot, start in enumerate(starts):  # NaN behind the last key
+        keys[robot, start + tokens :] = values[robot, start + tokens :] = float("nan")
+    out, first = poisoned(robots + 1, rows, 256), None
+    for _ in range(20):
+        expert_attention(q, keys, values, out[:robots], torch.tensor(starts, device="cuda", dtype=torch.int32),
+                         state=state, pdl=True)  # fmt: skip
+        first = out.clone() if first is None else first
+        assert torch.equal(out[:robots], first[:robots])
+    token = torch.arange(rows, device="cuda")[:, None] // 8
+    for robot, start in enumerate(starts):
+        n = start + tokens
+        seen = (token > 0) | (torch.arange(n, device="cuda") <= start) | (not state)
+        score = (q[robot].float() @ keys[robot, :n].float().T / 16).masked_fill(~seen, -torch.inf)
+        close(out[robot], torch.softmax(score, -1) @ values[robot, :n].float())
+    assert out[robots].isnan().all()

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,34 @@ def test_an_engine_takes_sizes_as_they_come():
             want = e.step(PI05Request(pixel_values=pixels, **shared))
             assert (got - want).norm() <= 1e-2 * want.norm()
         assert len(e._runner._graphs) == graphs
+
+
+@pytest.mark.parametrize("sizes", [[(56, 56)] * 3, [(480, 640)] * 3, [(33, 41), (480, 640), (56, 56)]])
+def test_frames_that_the_gpu_reads_itself(sizes):
+    """To the last bit what frames in ordinary memory give, whoever was there before; one is not in a room; all change."""
+    args = PI05Args(random_geometry=tiny("pi05", chunk=7, prompt_len=40), max_batch_size=1, seed=3)
+    config = EngineConfig(DeviceConfig("cuda", params_dtype=torch.bfloat16), RuntimeConfig(largest_frame=(480, 640)))
+    shared = {"input_ids": torch.full((1, 9), 7), "lang_lens": torch.tensor([9]), "noise": torch.randn(1, 7, 32)}
+    with Engine(EngineArgs("pi05", args, config)) as e:
+        assert e.fused
+        for seed in range(4):
+            plain = [picture(*size, seed=10 * seed + i) for i, size in enumerate(sizes)]
+            rooms = [e.empty_frame(*size) for size in sizes]
+            for room, image in zip(rooms, plain, strict=True):
+                room[:] = image
+            assert all(e._runner._arena.memory.address(room) for room in rooms)
+            got = e.step(PI05Request(pixel_values=None, frames=[rooms], **shared))
+            for frames in (plain, [rooms[0], *plain[1:]], rooms):
+                assert torch.equal(got, e.step(PI05Request(pixel_values=None, frames=[frames], **shared)))
+            with ThreadPoolExecutor(1) as thread:  # one that has never used the GPU, as the node's
+                asked = PI05Request(pixel_values=None, frames=[rooms], **shared)
+                assert torch.equal(got, thread.submit(e.step, asked).result())
+            rooms[1][5:20] ^= 255
+            assert not torch.equal(got, e.step(PI05Request(pixel_values=None, frames=[rooms], **shared)))
+            got = e.step(PI05Request(pixel_values=None, frames=[[None, *rooms[:2]]], **shared))
+            frames = [None, *(room.copy() for room in rooms[:2])]
+            assert torch.equal(got, e.step(PI05Request(pixel_values=None, frames=[frames], **shared)))
+            del room, rooms, frames
 
 
 @pytest.mark.parametrize("sizes", [[(56, 56)] * 3, [(480, 640)] * 3, [(56, 56), (480, 640), (56, 56)]])

@@ -1,6 +1,9 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
-"""All inputs of a step in one block of memory, on the host (pinned) and on the GPU: numbers, words, images."""
+"""All inputs of a step in one block of memory, on the host (pinned) and on the GPU: numbers, words, images.
+
+Images need not pass through the host's block: the graph begins with a kernel (`Arena.fetch`) that reads them where they
+are, if that is pinned memory. Others are copied there first, large ones uploaded piece by piece meanwhile."""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pi_vla_ros.engine.fused.frame_memory import FrameMemory
 from pi_vla_ros.engine.fused.frames import Frames
 from pi_vla_ros.engine.noise import Keys
-from pi_vla_ros.kernels.resize import FIELDS
+from pi_vla_ros.kernels import fetch, resize
 from pi_vla_ros.model.rtc import Chunking, Committed, Guidance
 
 PIECE = 1 << 19  # bytes of images that are worth an upload of their own, beside which the host goes on
@@ -54,9 +58,12 @@ class Arena:
     block, which alone is pinned: to pin 1 GiB takes time at start, and gives nothing to a host that gathers anyway."""
 
     def __init__(self, g, cameras: int, batch: int, prompt: int, device: torch.device, rtc: str, frames: Frames | None,
-                 table: Tensor):  # fmt: skip
-        size, count = g.vision.image, batch * cameras
-        self._frames = frames
+                 table: Tensor, stream: torch.cuda.Stream | None = None):  # fmt: skip
+        """stream: that `fetch` is launched on."""
+        size, count, pinned = g.vision.image, batch * cameras, device.type == "cuda"
+        self._frames, self._stream = frames, stream
+        # of two steps: a frame may be decoded while those of the step before are still there
+        self.memory = FrameMemory(2 * count, frames.largest, pinned) if frames else None
         target = {"target": (torch.float32, (batch, g.chunk, g.action_dim))}
         chunking = {
             "off": {},
@@ -64,7 +71,7 @@ class Arena:
             "trained": {**target, "delay": (torch.int32, (batch,))},
         }[rtc]
         if frames:
-            pixels = {"records": (torch.int32, (count, FIELDS)), "block": (torch.uint8, (frames.nbytes,))}
+            pixels = {"records": (torch.int32, (count, resize.FIELDS)), "block": (torch.uint8, (frames.nbytes,))}
         else:
             pixels = {"images": (torch.float32, (count, 3, size, size))}
         self._table = table.view(torch.uint8).numpy()  # NumPy has no bf16
@@ -85,7 +92,9 @@ class Arena:
         first, *_, last = (next(iter(pixels)), *pixels)
         self._first, self._pixels = offsets[first], offsets[last]
         self._there = torch.zeros(end, dtype=torch.uint8, device=device)
-        self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._here = torch.zeros(end, dtype=torch.uint8, pin_memory=pinned)
+        self._sources = torch.zeros(count, fetch.FIELDS, dtype=torch.int64, pin_memory=pinned)
+        self._source = self._sources.numpy()
 
         def views(block: Tensor) -> dict[str, Tensor]:
             seen = {}
@@ -100,7 +109,7 @@ class Arena:
         # float images, as `Frames.place` says of frames where they go: views, and their first bytes
         squares = () if frames else self.host.images
         self._squares = functools.cache(lambda n: [(to, i * to.nbytes) for i, to in enumerate(squares[:n])])
-        self._placed = self._pieces = None
+        self._placed = self._pieces = self._own = None
         self._helpers = ThreadPoolExecutor(HELPERS, "frames")
         words = offsets["words"]
         self._numbers = self._there[:words], self._here[:words]
@@ -110,17 +119,34 @@ class Arena:
         self.rtc = kind and kind(*(getattr(self.device, name) for name in chunking))
 
     def images(self, images: Sequence[np.ndarray]) -> bool:
-        """Uploads (3, S, S) float32, or frames (H, W, 3) uint8 where there are `frames`: while one piece is on its way
-        the next is copied into pinned memory. Whether they are frames that need no resizing.
-
-        Many pieces are shared out to whoever is awake: nothing waits for a helper that has not begun.
-        """
+        """(3, S, S) float32, or frames (H, W, 3) uint8 where there are `frames`: on their way when this returns, or for
+        `fetch` to read. They stay as they are until the step has ended. Whether they are frames that need no resizing."""
         if self._frames:
             images, places = self._frames.place(images, self.host.records, self.host.block)
         else:
             places = self._squares(len(images))
         if places is not self._placed:
-            self._placed, self._pieces = places, self._cut(places)
+            self._lay_out(places)
+        addresses = self._source[: len(images), 0]
+        readable = [self.memory.address(image) for image in images] if self.memory else [0]
+        if all(readable):
+            addresses[:] = readable
+        elif len(self._pieces) == 1:
+            self._pieces[0].fill(images)
+            addresses[:] = self._own
+        else:
+            addresses[:] = 0
+            with torch.cuda.stream(self._stream):
+                self._upload_pieces(images)
+        return self._frames is not None and self._frames.square
+
+    def fetch(self, n: int, *, pdl: bool) -> None:
+        """Launches the kernel that reads the `n` images placed last, unless they were uploaded."""
+        fetch.fetch(self._sources[:n], self._there.view(torch.int32), pdl=pdl)
+
+    def _upload_pieces(self, images: Sequence[np.ndarray]) -> None:
+        """While one piece is on its way the next is copied into pinned memory; many are shared out to whoever is awake:
+        nothing waits for a helper that has not begun."""
         left, filled, sent = iter(self._pieces), SimpleQueue(), 0
         if len(self._pieces) > HELPERS:
             for _ in range(HELPERS):
@@ -133,11 +159,21 @@ class Arena:
                 sent += 1
         for _ in self._pieces[sent:]:
             filled.get().upload()
-        return self._frames is not None and self._frames.square
+
+    def _lay_out(self, places: Sequence[tuple[np.ndarray, int]]) -> None:
+        """Where the images that come now are to go, until there are others."""
+        self._placed, self._pieces = places, self._cut(places)
+        self._own = [place.ctypes.data for place, _ in places]
+        for source, (place, at) in zip(self._source, places, strict=False):
+            source[1:] = (self._pixels + at) // fetch.WORD, -(-place.nbytes // fetch.WORD)
+        begin = self._pixels + places[0][1] if places else self._first
+        if self._first < begin:  # what says how to resize them
+            with torch.cuda.stream(self._stream):
+                self._there[self._first : begin].copy_(self._here[self._first : begin], non_blocking=True)
 
     def _cut(self, places: Sequence[tuple[np.ndarray, int]]) -> list[Piece]:
         """In the order of the images; small ones are one piece together."""
-        pieces, copies, sent = [], [], self._first
+        pieces, copies, sent = [], [], self._pixels + places[0][1] if places else 0
         for i, (place, at) in enumerate(places):
             row = place.strides[0]
             count = -(-PIECE // row)

@@ -87,7 +87,8 @@ MORE_ROBOTS = {  # several tiles of rows: wider ones, which read the weights les
 }  # fmt: skip
 
 
-IN_CUDA = ("prefix_qkv", "prefix_out", "vision_attention", "projector")  # tiles that kernels in CUDA do not use
+# tiles that kernels in CUDA do not use
+IN_CUDA = ("vision_attention", "projector", "prefix_qkv", "prefix_out", "expert_attention")
 
 
 def candidates(robots: int, cuda: bool) -> dict[str, dict[str, list]]:

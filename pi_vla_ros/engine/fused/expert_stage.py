@@ -15,6 +15,8 @@ from pi_vla_ros.engine.fused.weights import condition, drop, gemma_layer, modula
 from pi_vla_ros.engine.phases import phase
 from pi_vla_ros.kernels import flow_ahead
 from pi_vla_ros.kernels.attention import split_attention
+from pi_vla_ros.kernels.cuda import available
+from pi_vla_ros.kernels.expert_attention import expert_attention
 from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.linear import linear
@@ -58,6 +60,7 @@ class ExpertStage:
             self._mixed = torch.zeros(rows, g.width, device=device)  # rows of states stay 0
             self._entering = model.action_time_mlp_out.bias.detach().float().expand(rows, -1).contiguous()
             self._mix = model.action_time_mlp_out.weight.detach().float().contiguous()
+        self._hopper = dtype == torch.bfloat16 and available(device) and (g.head_dim, g.heads) == (256, 8)
         self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
         self._resident = None
         held = rtc == "trained"
@@ -82,7 +85,8 @@ class ExpertStage:
     def retune(self, tune: Tuning) -> None:
         self._tune, g = tune, self._g
         rows, device = len(self._x), self._x.device
-        pieces = triton.cdiv(self._key_rows, tune.expert_attention.bk * tune.expert_attention.blocks)
+        at = tune.expert_attention
+        pieces = 0 if self._hopper else triton.cdiv(self._key_rows, at.bk * at.blocks)
         self._answers = torch.zeros(pieces, self._queries, g.head_dim, device=device, dtype=self._h.dtype)
         self._weights = torch.zeros(pieces, self._queries, device=device)
         ends = (tune.expert_out, tune.expert_down)
@@ -194,9 +198,13 @@ class ExpertStage:
                 ahead=w.out if t.ahead else None,
                 pdl=pdl,
             )
-            split_attention(q.view(folded), k, v, seen.view(folded), lengths, g.heads, longest, self._answers,
-                            self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps, join_rows=at.join,
-                            state=bool(self._state_token), ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
+            state = bool(self._state_token)
+            if self._hopper:
+                expert_attention(q.view(folded), k, v, seen.view(folded), lengths, state=state, pdl=pdl)
+            else:
+                split_attention(q.view(folded), k, v, seen.view(folded), lengths, g.heads, longest, self._answers,
+                                self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps,
+                                join_rows=at.join, state=state, ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
             residual(
                 seen,
                 w.out,

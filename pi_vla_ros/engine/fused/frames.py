@@ -31,10 +31,11 @@ class Frames:
     def __init__(self, size: int, mode: Resize, largest: tuple[int, int], images: int, device: torch.device):
         self._size, self._mode, self._largest = size, mode, largest
         self._exact = mode in ("pil", "fast")
-        self._side, self._pixels = max(*largest, size), max(3 * largest[0] * largest[1], 3 * size * size)
+        self._side = max(*largest, size)
+        self.largest = max(3 * largest[0] * largest[1], 3 * size * size)  # bytes of a frame
         weights = 2 * (-(-self._side // size)) + 2
         tables = 2 * 4 * (1 + weights) * size
-        self.nbytes = images * (max(self._pixels + tables, 12 * size * size) + 4 * ALIGNED)
+        self.nbytes = images * (max(self.largest + tables, 12 * size * size) + 4 * ALIGNED)
         between = torch.uint8 if self._exact else torch.float32
         self._between = torch.empty(images, self._side * size * 3, dtype=between, device=device)
         self._out = torch.empty(images, 3, size, size, device=device)
@@ -99,7 +100,7 @@ class Frames:
         return out
 
     def _takes(self, height: int, width: int, _channels: int) -> bool:
-        return 3 * height * width <= self._pixels and max(height, width) <= self._side
+        return 3 * height * width <= self.largest and max(height, width) <= self._side
 
     def _on_host(self, image: np.ndarray) -> np.ndarray:
         if not self._told:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pi_vla_ros.engine.fused.arena import Arena
+from pi_vla_ros.engine.fused.captured import Captured
 from pi_vla_ros.engine.fused.exact_vision import ExactVision
 from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.frames import Frames
@@ -68,14 +69,15 @@ class FusedRunner:
         self._frames = largest_frame and Frames(size, resize, largest_frame, images, device)
         table = model.embed_tokens.weight.detach().cpu()
         drop(model.embed_tokens)
-        self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames, table)
+        self._stream = torch.cuda.Stream(device) if self._cuda else None
+        self._arena = Arena(g, cameras, max_batch, self._prompt, device, rtc, self._frames, table, self._stream)
         self._actions = torch.empty(max_batch, g.chunk, g.action_dim, pin_memory=self._cuda)
         self._answers = self._actions.numpy()
-        self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple, Captured] = {}
         self.captured = True  # False: kernel by kernel, for profilers
         self._looked = None  # images that the vision tower has been started on
         if self._cuda:
-            self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+            self._pool = torch.cuda.graph_pool_handle()
             self._copies = torch.cuda.Stream(device)
             # beside the prefix; preferred, for few programs that stay are to begin among many that come and go
             self._aside = torch.cuda.Stream(device, priority=-1)
@@ -92,14 +94,16 @@ class FusedRunner:
             self._ready(FusedRunner._see, batch, cameras, bucket if batch > 1 else 0, square)
         self._ready(FusedRunner._answer, batch, cameras, bucket)
 
+    def empty_frame(self, height: int, width: int) -> np.ndarray:
+        """Room for a frame that a step need not copy; only with a `largest_frame`."""
+        return self._arena.memory.empty(height, width)
+
     def look(self, images: Tensor | Images, masks: list[list[bool]]) -> None:
         """Starts the vision tower on the images of one robot's step; `run` with these very images goes on from there.
 
         masks: per robot, which cameras are there.
         """
         if len(masks) == 1:
-            if self._looked is not None and self._cuda:
-                self._stream.synchronize()  # a look that nothing came of may still be uploading
             self._start(images, masks, sum(masks[0]), 0)
             self._looked = images
 
@@ -148,8 +152,11 @@ class FusedRunner:
             replay()
             self._actions[:n].copy_(arena.device.noise[:n], non_blocking=True)
             self._ends[1].record()
+        actions = torch.empty_like(self._actions[:n])
+        room = actions.numpy()  # made beside the GPU's work: behind the wait every microsecond counts
         self._ends[1].synchronize()  # awake: a thread that sleeps until it is called comes 50 µs later
-        return torch.from_numpy(self._answers[:n].copy())
+        room[:] = self._answers[:n]
+        return actions
 
     def _start(self, images: Tensor | Images, masks: Sequence[Sequence[bool]], cameras: int, prompt: int) -> None:
         """Uploads the images of cameras that are there and launches the vision tower behind them."""
@@ -158,13 +165,12 @@ class FusedRunner:
         seen = [
             i for robot, mask in zip(images, masks, strict=True) for i, there in zip(robot, mask, strict=True) if there
         ]
-        if not self._cuda:
-            self._ready(FusedRunner._see, len(masks), cameras, prompt, self._arena.images(seen))()
-            return
-        with torch.cuda.stream(self._stream):
-            self._ends[0].record()
-            square = self._arena.images(seen)
-            self._ready(FusedRunner._see, len(masks), cameras, prompt, square)()
+        if self._cuda:
+            if self._looked is not None:
+                self._stream.synchronize()  # a look that nothing came of may still be reading what is written now
+            self._ends[0].record(self._stream)  # from now on this thread is one of the GPU's, as a launch wants it
+        square = self._arena.images(seen)
+        self._ready(FusedRunner._see, len(masks), cameras, prompt, square)()
 
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds of the last step by stage; copies: what is left between upload and download, waiting for the
@@ -184,6 +190,8 @@ class FusedRunner:
         frames that need no resizing."""
         seen, n = cameras * self.geometry.vision.tokens, batch * cameras
         d = self._arena.device
+        if n:
+            self._arena.fetch(n, pdl=self._pdl)
         self._mark(0)
         with phase("vision"):
             if n:
@@ -230,24 +238,28 @@ class FusedRunner:
 
     def _ready(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
         """What runs `part`, captured for these sizes."""
-        graph = self._graphs.get((part, *sizes))
-        if graph is not None and self.captured:
-            return graph.replay
+        captured = self._graphs.get((part, *sizes))
+        if captured is not None and self.captured:
+            return captured
         return self._prepared(part, *sizes)
 
     @torch.no_grad()
     def _prepared(self, part: Callable[..., None], *sizes: int) -> Callable[[], None]:
         if not (self._cuda and self.captured):
-            return torch.no_grad()(lambda: part(self, *sizes))
+            return lambda: self._launch(part, *sizes)
         self._looked = None  # what was seen is overwritten
+        self._launch(part, *sizes)  # compiles
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, pool=self._pool):
+            part(self, *sizes)
+        self._graphs[(part, *sizes)] = captured = Captured(graph, self._stream)
+        return captured
+
+    @torch.no_grad()
+    def _launch(self, part: Callable[..., None], *sizes: int) -> None:
         with torch.cuda.stream(self._stream):
-            part(self, *sizes)  # compiles
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream, pool=self._pool):
-                part(self, *sizes)
-        self._graphs[(part, *sizes)] = graph
-        return graph.replay
+            part(self, *sizes)
 
 
 def _robots(inputs, group: list[int]) -> SimpleNamespace:
