@@ -53,6 +53,7 @@ class PolicyOptions:
                  which keeps consecutive chunks alike (another noise on a GPU than on a CPU: engine/noise.py).
     tokenizer:   file or folder, where the checkpoint has none (openpi's have not).
     resize:      how frames become the model's size; None: as the checkpoint was trained.
+    model:       what the checkpoint must be.
     """
 
     target: Literal["auto", "cpu", "cuda"] = "auto"
@@ -63,6 +64,7 @@ class PolicyOptions:
     seed: int | None = None
     tokenizer: str | None = None
     resize: Resize | None = None
+    model: Literal["any", "pi05", "pi0"] = "any"
 
 
 class Policy:
@@ -73,6 +75,7 @@ class Policy:
         person to read; nothing is partly loaded."""
         self.options = options or PolicyOptions()
         described = load_checkpoint(checkpoint)  # before the weights: a pair that does not fit is told at once
+        _check_model(described, self.options.model)
         _check_cameras(described, robot)
         _check_rtc(described, robot)
         self._processor = Processor(described, robot, self.options.resize, self.options.tokenizer)
@@ -198,6 +201,12 @@ def _engine(checkpoint: Checkpoint, options: PolicyOptions, rtc: str, resize: Re
             config=EngineConfig(device, RuntimeConfig(rtc=rtc, resize=resize, largest_frame=LARGEST_FRAME)),
         )
     )
+
+
+def _check_model(checkpoint: Checkpoint, wanted: str) -> None:
+    found = checkpoint.geometry.model
+    if wanted not in ("any", found):
+        raise PolicyError(f"parameter model: '{wanted}' asked for, {checkpoint.path} is '{found}'")
 
 
 def _check_cameras(checkpoint: Checkpoint, robot: RobotConfig) -> None:

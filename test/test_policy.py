@@ -165,6 +165,12 @@ def test_rtc_trained_needs_a_checkpoint_trained_for_it(model, words, tiny_checkp
     assert words in str(error.value)
 
 
+def test_another_model_than_asked_for_is_refused_before_the_weights_are_read(tiny_checkpoint, sim_robot, monkeypatch):
+    monkeypatch.setattr("pi_vla_ros.policy.Engine", lambda *_: pytest.fail("an engine was made"))
+    with pytest.raises(PolicyError, match=r"parameter model: 'pi0' asked for, .* is 'pi05'"):
+        Policy(tiny_checkpoint(), sim_robot, dataclasses.replace(OPTIONS, model="pi0"))
+
+
 def test_pairs_that_do_not_fit_are_refused(tiny_checkpoint, sim_robot, tmp_path):
     fewer = dataclasses.replace(sim_robot, joints=sim_robot.joints[:6])
     with pytest.raises(ValueError, match="has 6 joints, the checkpoint's state has 8 dimensions"):

@@ -14,13 +14,11 @@ from pi_vla_ros.policy import PolicyOptions
 
 @dataclass(frozen=True)
 class NodeParameters:
-    """robot: name or YAML path; robot_description: URDF, its XML or path, or empty; checkpoint: folder; model: what the
-    checkpoint must be, or any."""
+    """robot: name or YAML path; robot_description: URDF, its XML or path, or empty; checkpoint: folder."""
 
     robot: str
     robot_description: str
     checkpoint: str
-    model: str
     policy: PolicyOptions
 
 
@@ -71,8 +69,9 @@ def read_parameters(node: Node) -> NodeParameters:
         seed=None if seed < 0 else seed,
         tokenizer=value("tokenizer") or None,
         resize=value("resize") or None,
+        model=value("model"),
     )
-    return NodeParameters(value("robot"), value("robot_description"), value("checkpoint"), value("model"), options)
+    return NodeParameters(value("robot"), value("robot_description"), value("checkpoint"), options)
 
 
 def _whole(low: int, high: int) -> dict:

@@ -122,10 +122,6 @@ class PolicyNode(LifecycleNode):
         self._outputs = Outputs(self, self._robot)
         begin = time.perf_counter()
         self._policy = Policy(parameters.checkpoint, self._robot, parameters.policy)
-        if parameters.model not in ("any", self._policy.model):
-            raise ValueError(
-                f"parameter model: '{parameters.model}' asked for, {parameters.checkpoint} is '{self._policy.model}'"
-            )
         for note in self._policy.notes:
             self.get_logger().info(note)
         prompt = self.get_parameter("prompt").value or self._robot.prompt
