@@ -135,6 +135,17 @@ def test_engine_and_policy_load_without_ros():
     import_all(["pi_vla_ros.engine.engine", "pi_vla_ros.policy"], without=[*without, "triton"])
 
 
+def test_a_model_is_made_without_the_compiler_of_torch():
+    """Its import would add seconds to every start of the node."""
+    code = """
+import sys
+from pi_vla_ros.checkpoint.random import random_model
+from pi_vla_ros.model.geometry import tiny
+random_model(tiny("pi05"))
+sys.exit("torch._dynamo" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 @pytest.mark.ros
 def test_launch_files_load_in_the_python_of_ros():
     # `ros2 launch` runs in the installation's own Python, which need not have any of these.

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from boundless import boundless
@@ -49,31 +50,59 @@ def _other_camera(tmp_path, checkpoint):
     return {"robot": path, "checkpoint": checkpoint}
 
 
-@pytest.mark.parametrize(
-    ("parameters", "words"),
-    [
-        (lambda tmp, ok: {"robot": "sim"}, ["parameter checkpoint: is empty"]),
-        (lambda tmp, ok: {"robot": "sim", "checkpoint": tmp / "none"}, ["none", "does not exist"]),
-        (lambda tmp, ok: {"robot": "simm", "checkpoint": ok}, ["robot: 'simm' is not known", "sim, so101, ur5e"]),
-        (
-            lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "robot_description": "'<robot name=\"r\"/>'"},
-            ["joints[0]: joint 'joint1' is not in parameter robot_description"],
-        ),
-        (_typo, ["typo.yaml: joints[0].velocty: unknown key", "did you mean 'velocity'?"]),
-        (_truncated, ["model.safetensors"]),
-        (_other_camera, ["cameras: robot 'sim' has top_rgb", "base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb"]),
-        (lambda tmp, ok: {"robot": "ur5e", "checkpoint": ok}, ["robot 'ur5e' has 7 joints", "8 dimensions"]),
-        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "model": "pi0"}, ["'pi0' asked for", "is 'pi05'"]),
-        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "target": "tpu"}, ["target: is 'tpu'", "auto, cuda, cpu"]),
-        (lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "prompt": "'" + "pick " * 300 + "'"}, ["tokens long"]),
-    ],
-)
-def test_refusals(parameters, words, tmp_path, tiny_checkpoint):
-    process = PolicyProcess(tmp_path / "log", autostart="true", **parameters(tmp_path, tiny_checkpoint()))
-    assert process.process.wait(60) == 1
-    said = process.said()
-    assert "cannot configure" in said and "Traceback" not in said
-    for word in words:
+REFUSALS = {
+    "no checkpoint": (lambda tmp, ok: {"robot": "sim"}, ["parameter checkpoint: is empty"]),
+    "checkpoint is nowhere": (
+        lambda tmp, ok: {"robot": "sim", "checkpoint": tmp / "none"},
+        ["none", "does not exist"],
+    ),
+    "robot": (lambda tmp, ok: {"robot": "simm", "checkpoint": ok}, ["robot: 'simm' is not known", "sim, so101, ur5e"]),
+    "description": (
+        lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "robot_description": "'<robot name=\"r\"/>'"},
+        ["joints[0]: joint 'joint1' is not in parameter robot_description"],
+    ),
+    "typo": (_typo, ["typo.yaml: joints[0].velocty: unknown key", "did you mean 'velocity'?"]),
+    "truncated": (_truncated, ["model.safetensors"]),
+    "camera": (_other_camera, ["cameras: robot 'sim' has top_rgb", "base_0_rgb, left_wrist_0_rgb, right_wrist_0_rgb"]),
+    "joints": (lambda tmp, ok: {"robot": "ur5e", "checkpoint": ok}, ["robot 'ur5e' has 7 joints", "8 dimensions"]),
+    "model": (
+        lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "model": "pi0"},
+        ["'pi0' asked for", "is 'pi05'"],
+    ),
+    "target": (
+        lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "target": "tpu"},
+        ["target: is 'tpu'", "auto, cuda, cpu"],
+    ),
+    "prompt": (
+        lambda tmp, ok: {"robot": "sim", "checkpoint": ok, "prompt": "'" + "pick " * 300 + "'"},
+        ["tokens long"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory, tiny_checkpoint, request):
+    """case -> (exit code, what the node said), of all cases that are run: a node is seconds of one core."""
+    checkpoint = tiny_checkpoint()
+
+    def refuse(case):
+        folder = tmp_path_factory.mktemp("refusal")
+        process = PolicyProcess(folder / "log", autostart="true", **REFUSALS[case][0](folder, checkpoint))
+        try:
+            return process.process.wait(60), process.said()
+        finally:
+            process.end()
+
+    cases = [i.callspec.params["case"] for i in request.session.items if i.function is test_refusals]
+    with ThreadPoolExecutor(2) as pool:
+        yield {case: pool.submit(refuse, case) for case in cases}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case, refused):
+    code, said = refused[case].result()
+    assert code == 1 and "cannot configure" in said and "Traceback" not in said
+    for word in REFUSALS[case][1]:
         assert word in said
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pi_vla_ros.model import gemma, siglip
 from pi_vla_ros.model.gemma import Gemma, mask_bias, rope_table
 from pi_vla_ros.model.geometry import Geometry
-from pi_vla_ros.model.siglip import Vision
+from pi_vla_ros.model.siglip import Vision, embedding
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
@@ -41,7 +41,7 @@ class PiModel(nn.Module):
         width, pi05 = g.expert.width, g.model == "pi05"
         self.vision = Vision(g.vision)
         self.projector = nn.Linear(g.vision.width, g.language.width)
-        self.embed_tokens = nn.Embedding(g.vocab, g.language.width)
+        self.embed_tokens = embedding(g.vocab, g.language.width)
         self.language = Gemma(g.language)
         self.expert = Gemma(g.expert, adaptive=pi05)
         self.action_in_proj = nn.Linear(g.action_dim, width)

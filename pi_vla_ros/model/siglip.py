@@ -13,6 +13,11 @@ from pi_vla_ros.model.geometry import VisionGeometry
 EPS = 1e-6
 
 
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """Without initial numbers: on the meta device nn.Embedding's own import torch._dynamo, which takes seconds."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class Attention(nn.Module):
     def __init__(self, g: VisionGeometry):
         super().__init__()
@@ -59,7 +64,7 @@ class Vision(nn.Module):
     def __init__(self, g: VisionGeometry):
         super().__init__()
         self.patch_embedding = nn.Conv2d(3, g.width, g.patch, stride=g.patch)
-        self.position_embedding = nn.Embedding(g.tokens, g.width)
+        self.position_embedding = embedding(g.tokens, g.width)
         self.layers = nn.ModuleList(Layer(g) for _ in range(g.depth))
         self.post_layernorm = nn.LayerNorm(g.width, eps=EPS)
 
