@@ -167,7 +167,7 @@ def test_wheel_has_code_and_robot_files(tmp_path):
     assert {str(path.relative_to(ROOT)) for path in SOURCES} <= names
     assert "pi_vla_ros/py.typed" in names
     share = {name.partition("/data/share/pi_vla_ros/")[2] for name in names}
-    assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.cu")} <= names
+    assert {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.cu*")} <= names
     shared = [*ROOT.glob("config/**/*.*"), *ROOT.glob("launch/*.py"), ROOT / "package.xml"]
     assert {str(path.relative_to(ROOT)) for path in shared} <= share
 
