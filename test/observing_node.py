@@ -13,6 +13,7 @@ import gc
 import hashlib
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ def main() -> None:
 
 
 def run(bag: Path, log) -> None:
+    writing = threading.Lock()  # ticks and inferences have a thread each, and a text file takes one at a time
+
+    def note(row: dict) -> None:
+        with writing:
+            print(json.dumps(row), file=log)
 
     class Observes:
         """A Policy that tells what it is shown."""
@@ -67,7 +73,7 @@ def run(bag: Path, log) -> None:
             pass
 
         def infer(self, observation, previous=None, delay=0.0):
-            print(json.dumps(described(observation)), file=log)
+            note(described(observation))
             return wave(observation)
 
         def close(self):
@@ -99,7 +105,7 @@ def run(bag: Path, log) -> None:
             super().tick()
             self._now = clock
             if self.telemetry.deadline_misses == missed:
-                print(json.dumps({"tick": round(now * 1e9), "frozen": gc.get_freeze_count()}), file=log)
+                note({"tick": round(now * 1e9), "frozen": gc.get_freeze_count()})
 
         def close(self):
             super().close()

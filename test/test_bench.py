@@ -213,10 +213,10 @@ def test_new_processes_find_this_machines_tiles_but_no_kernels(monkeypatch, tmp_
     def run(command, env, **_):
         cache = Path(env["XDG_CACHE_HOME"], "pi_vla_ros")
         found.append((cache, sorted(str(p.relative_to(cache)) for p in cache.rglob("*"))))
-        return SimpleNamespace(stdout="1.26\n")
+        return SimpleNamespace(stdout="1.264\n")
 
     monkeypatch.setattr(bench.subprocess, "run", run)
-    assert bench.in_new_processes(TINY) == {"init_cold_s": 1.3, "init_warm_s": 1.3}
+    assert bench.in_new_processes(TINY) == {"init_cold_s": 1.26, "init_warm_s": 1.26}
     assert found[0] == found[1] and found[0][1] == ["tuning", "tuning/file"] and not found[0][0].exists()
 
 

@@ -37,7 +37,7 @@ from pi_vla_ros.types import seconds
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240)]
 
-JOINS = 25
+JOINS = 45  # 1.5 s at least
 COMMAND_HZ = 100.0
 
 

@@ -186,7 +186,7 @@ def in_new_processes(case: Case) -> dict[str, float]:
         def seconds() -> float:
             again = [sys.executable, "-m", "pi_vla_ros.cli.bench", "--init", *given]
             told = subprocess.run(again, env=os.environ | caches, stdout=subprocess.PIPE, text=True, check=True)
-            return round(float(told.stdout.splitlines()[-1]), 1)
+            return round(float(told.stdout.splitlines()[-1]), 2)
 
         return {"init_cold_s": seconds(), "init_warm_s": seconds()}
 

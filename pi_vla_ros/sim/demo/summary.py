@@ -71,10 +71,10 @@ def percentiles(values) -> dict[str, float]:
 
 
 def transitions(statuses: list[InferenceStatus]) -> list[dict]:
-    """Changes of the motion's state as the statuses tell them; time since the first status, s."""
+    """Changes of the motion's state as the statuses tell them, from None in the first one; time since that, s."""
     found, before = [], None
     for status in statuses:
-        if before is not None and status.state != before:
+        if status.state != before:
             after = seconds(status.header.stamp) - seconds(statuses[0].header.stamp)
             found.append({"at_s": round(after, 3), "from": before, "to": status.state})
         before = status.state
