@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from pi_vla_ros.observation_buffer import Snapshot
-from pi_vla_ros.processing.frames import Empty, FrameError, decode
+from pi_vla_ros.processing.frames import Empty, FrameError, decode_all
 from pi_vla_ros.types import ActionChunk, Observation
 
 PATIENCE = 5.0  # s that an inference gets to end when the node does
@@ -45,8 +45,8 @@ class Inference(Protocol):
 
 def observe(snapshot: Snapshot, prompt: str, empty: Empty) -> Observation:
     """empty: room for the frames. Raises FrameError on an image that cannot be read."""
-    images = {slot: decode(message, empty) for slot, (_, message) in snapshot.frames.items()}
-    return Observation(images, snapshot.state, prompt, snapshot.stamp)
+    frames = decode_all([message for _, message in snapshot.frames.values()], empty)
+    return Observation(dict(zip(snapshot.frames, frames, strict=True)), snapshot.state, prompt, snapshot.stamp)
 
 
 def failure(error: Exception) -> tuple[str, str]:

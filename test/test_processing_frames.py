@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pi_vla_ros.processing.frames import FrameError, decode
+from pi_vla_ros.processing import frames
+from pi_vla_ros.processing.frames import FrameError, decode, decode_all
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -132,6 +133,33 @@ def test_truncated_images_are_refused(extension, share):
     message.data = message.data[: int(len(message.data) * share)]
     with pytest.raises(FrameError):
         decode(message)
+
+
+@pytest.mark.parametrize("cores", [2, 16])
+def test_frames_together_are_as_they_are_alone(cores, monkeypatch):
+    monkeypatch.setattr(frames, "CORES", cores)
+    packed = [compressed(".jpg", "jpeg")[0], *(compressed(".png", "png")[0] for _ in range(5))]
+    messages = [packed[0], raw(RGB, "rgb8", kind="bytes"), *packed[1:]]
+    together = decode_all(messages)
+    assert all(np.array_equal(f, decode(m)) for f, m in zip(together, messages, strict=True))
+    for i in (0, 2, 6):
+        damaged = [*messages]
+        damaged[i] = SimpleNamespace(format="jpeg", data=b"\xff\xd8")
+        with pytest.raises(FrameError, match=r"damaged \(2 bytes\)"):
+            decode_all(damaged)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(3, 0), (4, 2)])
+def test_with_few_cores_nobody_helps(cores, threads, monkeypatch):
+    asked = []
+    monkeypatch.setattr(frames, "CORES", cores)
+    monkeypatch.setattr(
+        frames,
+        "_helpers",
+        SimpleNamespace(submit=lambda f, *a: asked.append(a) or SimpleNamespace(result=lambda: f(*a))),
+    )
+    decode_all([compressed(".png", "png")[0] for _ in range(3)])
+    assert len(asked) == threads
 
 
 @pytest.mark.parametrize("data, form", [(b"", "jpeg"), (b"garbage", "jpeg"), (b"\x89PNG\r\n\x1a\nIEND", "png")])

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -18,6 +20,8 @@ _PLAIN = {
     "bgra8": (4, cv2.COLOR_BGRA2RGB),
     "mono8": (1, cv2.COLOR_GRAY2RGB),
 }
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_helpers = ThreadPoolExecutor(3, "decode")  # its threads begin with the first frame that they decode
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
@@ -41,6 +45,17 @@ def decode(message: Any, empty: Empty = ordinary) -> np.ndarray:
     once, into what `empty` gives (`Policy.empty_frame`: then the GPU reads it there).
     """
     return decode_raw(message, empty) if hasattr(message, "encoding") else decode_compressed(message, empty)
+
+
+def decode_all(messages: Sequence[Any], empty: Empty = ordinary) -> list[np.ndarray]:
+    """`decode` of each; compressed ones side by side where there are cores for it beside the node's other work.
+
+    `empty` is called from several threads."""
+    compressed = [m for m in messages if not hasattr(m, "encoding")]
+    if CORES < 4 or len(compressed) < 2:
+        return [decode(m, empty) for m in messages]
+    asked = {id(m): _helpers.submit(decode, m, empty) for m in compressed[1:]}  # one for this thread
+    return [asked[id(m)].result() if id(m) in asked else decode(m, empty) for m in messages]
 
 
 def decode_raw(message: Any, empty: Empty = ordinary) -> np.ndarray:
