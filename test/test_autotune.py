@@ -76,10 +76,15 @@ def test_a_gain_within_the_noise_is_none():
     assert descend(KnownTimes(lambda name, tile: 1 - 1e-6 * tile.bm), search(), lambda line: None) == DEFAULT
 
 
-def test_what_cuda_does_is_not_searched():
+def test_what_cuda_does_is_not_searched(monkeypatch):
     assert set(candidates(4, True)["expert"]) == {"expert_qkv", "expert_out", "expert_up", "expert_down"}
     assert set(candidates(1, True)["prefix"]) == {"prefix_attention"}
     assert tuple(candidates(4, False)) == STAGES
+    assert not candidates(4, True, True)["expert"] and candidates(4, False, True)["expert"]
+    several = [Search(PI05, DEFAULT, 48, 3, robots) for robots in (1, 2, 5, 6)]
+    monkeypatch.setattr(autotune, "available", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [any(stage == "expert" for stage, *_ in s.choices()) for s in several] == [True, False, False, True]
 
 
 @pytest.mark.slow

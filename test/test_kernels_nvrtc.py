@@ -18,7 +18,16 @@ from cuda_on_cpu import MODULES
 
 from pi_vla_ros.engine.fused.stages import statistics
 from pi_vla_ros.engine.fused.weights import GemmaLayer, for_hopper
-from pi_vla_ros.kernels import cuda, expert_attention, flow_ahead, flow_loop, hopper_attention, image_attention, nvrtc
+from pi_vla_ros.kernels import (
+    cuda,
+    expert_attention,
+    expert_linear,
+    flow_ahead,
+    flow_loop,
+    hopper_attention,
+    image_attention,
+    nvrtc,
+)
 from pi_vla_ros.kernels.hopper_columns import residual_columns
 from pi_vla_ros.kernels.hopper_linear import Rows, geglu_linear, qkv_linear, residual_linear
 from pi_vla_ros.kernels.vision_linear import Activations, Cut, Product, add_linear, cut_for, linear, prefix_linear
@@ -48,6 +57,12 @@ def expert() -> None:
         flow_ahead.built(flow_loop.groups_of(tokens), state, 18, held)
         q, cache = room(4, tokens * 8, 256), room(4, 1088, 256)
         expert_attention.expert_attention(q, cache, cache, q, room(4), state=state, pdl=True)
+
+
+def products() -> None:
+    """An expert's, of two and four robots."""
+    for rows, held in (200, False), (200, True), (204, False), (100, False), (252, False):
+        expert_linear.begin(rows, held)
 
 
 def prefix(rows: int = 976) -> None:
@@ -93,7 +108,7 @@ def vision(rows: int = 768) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("of", [expert, prefix, vision], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("of", [expert, products, prefix, vision], ids=lambda f: f.__name__)
 def test_nvrtc_compiles(monkeypatch, of: Callable[[], None]):
     texts: dict[tuple, str] = {}
 

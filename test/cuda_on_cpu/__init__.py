@@ -23,6 +23,7 @@ from torch import Tensor
 from pi_vla_ros.kernels import (
     cuda,
     expert_attention,
+    expert_linear,
     flow_ahead,
     flow_loop,
     hopper_attention,
@@ -34,8 +35,8 @@ from pi_vla_ros.kernels import (
 
 # all whose kernels are in CUDA
 MODULES = (
-    expert_attention, flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear, image_attention,
-    vision_linear,
+    expert_attention, expert_linear, flow_ahead, flow_loop, hopper_attention, hopper_columns, hopper_linear,
+    image_attention, vision_linear,
 )  # fmt: skip
 HERE, KERNELS = Path(__file__).parent, Path(cuda.__file__).parent
 COMPILER = shutil.which("g++")

@@ -20,6 +20,7 @@ from pi_vla_ros.engine.fused.expert_stage import ExpertStage
 from pi_vla_ros.engine.fused.stages import PrefixStage
 from pi_vla_ros.engine.fused.tuning import AttentionTile, Tuning
 from pi_vla_ros.engine.fused.vision_in_cuda import vision_stage
+from pi_vla_ros.kernels import expert_linear
 from pi_vla_ros.kernels.common import chained
 from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.linear import Tile
@@ -87,14 +88,16 @@ MORE_ROBOTS = {  # several tiles of rows: wider ones, which read the weights les
 }  # fmt: skip
 
 
-# tiles that kernels in CUDA do not use
+# tiles that kernels in CUDA do not use, and those of several robots' products where they fit
 IN_CUDA = ("vision_attention", "projector", "prefix_qkv", "prefix_out", "expert_attention")
+PRODUCTS = ("expert_qkv", "expert_out", "expert_up", "expert_down")
 
 
-def candidates(robots: int, cuda: bool) -> dict[str, dict[str, list]]:
-    """stage -> field of the Tuning -> what it may be. cuda: whether the kernels in CUDA run."""
+def candidates(robots: int, cuda: bool, products: bool = False) -> dict[str, dict[str, list]]:
+    """stage -> field of the Tuning -> what it may be. cuda: whether the kernels in CUDA run; products: the expert's, too."""
     all_of = {"vision": VISION, "prefix": PREFIX, "expert": MORE_ROBOTS if robots > 1 else ONE_ROBOT}
-    return {s: {n: tiles for n, tiles in fields.items() if not (cuda and n in IN_CUDA)} for s, fields in all_of.items()}
+    unused = IN_CUDA * cuda + PRODUCTS * (cuda and products)
+    return {s: {n: tiles for n, tiles in fields.items() if n not in unused} for s, fields in all_of.items()}
 
 
 def blank_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> PiModel:
@@ -200,7 +203,9 @@ class Search:
 
     def choices(self) -> Iterator[tuple[str, str, list]]:
         cuda = torch.cuda.is_available() and available(torch.device("cuda"))
-        for stage, fields in candidates(self.robots, cuda).items():
+        g = self.geometry
+        products = expert_linear.fits(self.robots, g.suffix, g.expert)
+        for stage, fields in candidates(self.robots, cuda, products).items():
             for name, tiles in fields.items():
                 yield stage, name, tiles
 

@@ -1,7 +1,8 @@
 # Copyright 2026 pi_vla_ros maintainers
 # SPDX-License-Identifier: Apache-2.0
 """The expert's pass as launches of kernels over static buffers (stages.py): one resident kernel where it fits, of whose
-first step some layers run beside the prefix already, else a few kernels a layer."""
+first step some layers run beside the prefix already, else a few kernels a layer: on Hopper in CUDA where several robots'
+tokens fit into them, else Triton's."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from pi_vla_ros.engine.fused.stages import statistics
 from pi_vla_ros.engine.fused.tuning import Tuning
 from pi_vla_ros.engine.fused.weights import condition, drop, gemma_layer, modulations, turns
 from pi_vla_ros.engine.phases import phase
-from pi_vla_ros.kernels import flow_ahead
+from pi_vla_ros.kernels import expert_linear, flow_ahead
 from pi_vla_ros.kernels.attention import split_attention
 from pi_vla_ros.kernels.cuda import available
 from pi_vla_ros.kernels.expert_attention import expert_attention
+from pi_vla_ros.kernels.expert_linear import expert_geglu, expert_qkv, expert_residual
 from pi_vla_ros.kernels.flow_loop import FlowLoop, fits
 from pi_vla_ros.kernels.heads import turn
 from pi_vla_ros.kernels.linear import linear
@@ -64,6 +66,10 @@ class ExpertStage:
         self._queries, self._key_rows = batch * self._tokens * g.heads, key_rows
         self._resident = None
         held = rtc == "trained"
+        # as self._attended and self._done, where the products are in CUDA
+        self._sums = [statistics(g.width, expert_linear.SUMMED, rows, device) for _ in range(2)]
+        if self.in_cuda(batch):
+            expert_linear.begin(batch * self._tokens, held)
         if tune.resident and dtype == torch.bfloat16 and fits(geometry, device, held):
             mix, entering = (self._mix, self._entering[:BLOCK_ROWS]) if self._state_token else (None, None)
             self._resident = FlowLoop(self._layers, self._turns, self._modulation, mix, entering, rope, key_rows,
@@ -77,6 +83,10 @@ class ExpertStage:
     def chunked(self, batch: int) -> bool:
         """Whether `batch` robots' keys and values must be in chunks."""
         return self._resident is not None and batch == 1
+
+    def in_cuda(self, batch: int) -> bool:
+        """Whether `batch` robots' products, of the kernels that are not resident, are in CUDA."""
+        return self._hopper and expert_linear.fits(batch, self._tokens, self._g)
 
     def layers_ahead(self, batch: int, rows: int) -> int:
         """How many layers of the first flow step `ahead` does while a prefix of `rows` rows is at work."""
@@ -166,7 +176,9 @@ class ExpertStage:
         folded = (batch, tokens * g.heads, g.head_dim)
         at = t.expert_attention
         work = self._work, self._arrived
-        depth = len(self._layers)
+        depth, in_cuda = len(self._layers), self.in_cuda(batch)
+        attended, done = self._sums if in_cuda else (self._attended, self._done)
+        common = {"delay": delay, "tokens": tokens, "pdl": pdl}
         for i, w in enumerate(self._layers):
             k, v = keys[i, :batch], values[i, :batch]
             following = self._layers[(i + 1) % depth]
@@ -181,23 +193,13 @@ class ExpertStage:
                     after.scale,
                 )
                 scale_next = self._modulation[step][(i + 1) % depth][0].scale  # the last layer's is not read
-            before = self._done if i else self._entered
-            qkv(
-                h,
-                w.qkv,
-                before,
-                rope,
-                q,
-                k,
-                v,
-                tokens,
-                t.expert_qkv,
-                start=lengths,
-                bias=shift_qkv,
-                delay=delay,
-                ahead=w.out if t.ahead else None,
-                pdl=pdl,
-            )
+            before = done if i else self._entered
+            cache = {"start": lengths, "bias": shift_qkv, "delay": delay, "pdl": pdl}
+            if in_cuda:
+                expert_qkv(h, w.qkv, before, rope, q, k, v, tokens, **cache)
+            else:
+                ahead = w.out if t.ahead else None
+                qkv(h, w.qkv, before, rope, q, k, v, tokens, t.expert_qkv, ahead=ahead, **cache)
             state = bool(self._state_token)
             if self._hopper:
                 expert_attention(q.view(folded), k, v, seen.view(folded), lengths, state=state, pdl=pdl)
@@ -205,22 +207,13 @@ class ExpertStage:
                 split_attention(q.view(folded), k, v, seen.view(folded), lengths, g.heads, longest, self._answers,
                                 self._weights, bm=at.bm, bk=at.bk, blocks=at.blocks, warps=at.warps,
                                 join_rows=at.join, state=state, ahead=w.up if t.ahead else None, pdl=pdl)  # fmt: skip
-            residual(
-                seen,
-                w.out,
-                x,
-                h,
-                gate_out,
-                scale_up,
-                self._attended,
-                *work,
-                t.expert_out,
-                delay=delay,
-                tokens=tokens,
-                ahead=w.down if t.ahead else None,
-                pdl=pdl,
-            )
-            linear(h, w.up, mlp, t.expert_up, stats_in=self._attended, bias=shift_up, geglu=True,
-                   delay=delay, tokens=tokens, ahead=following.qkv if t.ahead else None, pdl=pdl)  # fmt: skip
-            residual(mlp, w.down, x, h, gate_down, scale_next, self._done, *work, t.expert_down,
-                     delay=delay, tokens=tokens, pdl=pdl)  # fmt: skip
+            if in_cuda:
+                expert_residual(seen, w.out, x, h, gate_out, scale_up, attended, **common)
+                expert_geglu(h, w.up, mlp, attended, bias=shift_up, **common)
+                expert_residual(mlp, w.down, x, h, gate_down, scale_next, done, **common)
+            else:
+                ahead = w.down if t.ahead else None
+                residual(seen, w.out, x, h, gate_out, scale_up, attended, *work, t.expert_out, ahead=ahead, **common)
+                ahead = following.qkv if t.ahead else None
+                linear(h, w.up, mlp, t.expert_up, stats_in=attended, bias=shift_up, geglu=True, ahead=ahead, **common)
+                residual(mlp, w.down, x, h, gate_down, scale_next, done, *work, t.expert_down, **common)
