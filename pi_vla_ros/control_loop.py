@@ -100,6 +100,7 @@ class ControlLoop:
     def put_image(self, slot: str, message: Any) -> None:
         """A sensor_msgs/Image or CompressedImage of camera `slot` arrived."""
         self.buffer.put_image(slot, seconds(message.header.stamp), message, self._now())
+        self._inference.expect(slot, message)
 
     def put_joint_state(self, message: Any) -> None:
         """A sensor_msgs/JointState arrived."""

@@ -5,19 +5,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from pi_vla_ros.observation_buffer import Snapshot
-from pi_vla_ros.processing.frames import Empty, FrameError, decode_all
+from pi_vla_ros.processing.early_frames import EarlyFrames
+from pi_vla_ros.processing.frames import FrameError
 from pi_vla_ros.types import ActionChunk, Observation
 
 PATIENCE = 5.0  # s that an inference gets to end when the node does
 
 Done = Callable[[ActionChunk, str], None]  # (chunk, prompt)
 Failed = Callable[[str, str], None]  # (reason, detail)
+FramesOf = Callable[[Mapping[str, Any]], dict[str, np.ndarray]]  # slot -> image message to slot -> frame
 
 
 class Infers(Protocol):
@@ -36,6 +38,9 @@ class Inference(Protocol):
     @property
     def busy(self) -> bool: ...
 
+    def expect(self, slot: str, message: Any) -> None:
+        """A frame of camera `slot` arrived, which a snapshot may have."""
+
     def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         """Start on a snapshot; only while not `busy`. previous, delay: as `Policy.infer` takes them."""
 
@@ -43,10 +48,10 @@ class Inference(Protocol):
         """False when what is running does not end: the policy must not be touched any more."""
 
 
-def observe(snapshot: Snapshot, prompt: str, empty: Empty) -> Observation:
-    """empty: room for the frames. Raises FrameError on an image that cannot be read."""
-    frames = decode_all([message for _, message in snapshot.frames.values()], empty)
-    return Observation(dict(zip(snapshot.frames, frames, strict=True)), snapshot.state, prompt, snapshot.stamp)
+def observe(snapshot: Snapshot, prompt: str, frames_of: FramesOf) -> Observation:
+    """Raises FrameError on an image that cannot be read."""
+    frames = frames_of({slot: message for slot, (_, message) in snapshot.frames.items()})
+    return Observation(frames, snapshot.state, prompt, snapshot.stamp)
 
 
 def failure(error: Exception) -> tuple[str, str]:
@@ -61,6 +66,7 @@ class InferenceThread:
 
     def __init__(self, policy: Infers, done: Done, failed: Failed):
         self._policy, self._done, self._failed = policy, done, failed
+        self._frames = EarlyFrames(policy.empty_frame)
         self._work: tuple[Snapshot, str, ActionChunk | None, float] | None = None
         self._wake, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -69,6 +75,9 @@ class InferenceThread:
     @property
     def busy(self) -> bool:
         return self._work is not None
+
+    def expect(self, slot: str, message: Any) -> None:
+        self._frames.arrived(slot, message)
 
     def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         with self._wake:
@@ -96,7 +105,7 @@ class InferenceThread:
 
     def _infer(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         try:
-            chunk = self._policy.infer(observe(snapshot, prompt, self._policy.empty_frame), previous, delay)
+            chunk = self._policy.infer(observe(snapshot, prompt, self._frames.of), previous, delay)
         except Exception as error:
             tell, told = self._failed, failure(error)
         else:

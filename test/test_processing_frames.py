@@ -139,12 +139,12 @@ def test_truncated_images_are_refused(extension, share):
 def test_frames_together_are_as_they_are_alone(cores, monkeypatch):
     monkeypatch.setattr(frames, "CORES", cores)
     packed = [compressed(".jpg", "jpeg")[0], *(compressed(".png", "png")[0] for _ in range(5))]
-    messages = [packed[0], raw(RGB, "rgb8", kind="bytes"), *packed[1:]]
+    messages = dict(enumerate([packed[0], raw(RGB, "rgb8", kind="bytes"), *packed[1:]]))
     together = decode_all(messages)
-    assert all(np.array_equal(f, decode(m)) for f, m in zip(together, messages, strict=True))
+    assert list(together) == list(messages)
+    assert all(np.array_equal(together[i], decode(m)) for i, m in messages.items())
     for i in (0, 2, 6):
-        damaged = [*messages]
-        damaged[i] = SimpleNamespace(format="jpeg", data=b"\xff\xd8")
+        damaged = {**messages, i: SimpleNamespace(format="jpeg", data=b"\xff\xd8")}
         with pytest.raises(FrameError, match=r"damaged \(2 bytes\)"):
             decode_all(damaged)
 
@@ -155,10 +155,10 @@ def test_with_few_cores_nobody_helps(cores, threads, monkeypatch):
     monkeypatch.setattr(frames, "CORES", cores)
     monkeypatch.setattr(
         frames,
-        "_helpers",
+        "helpers",
         SimpleNamespace(submit=lambda f, *a: asked.append(a) or SimpleNamespace(result=lambda: f(*a))),
     )
-    decode_all([compressed(".png", "png")[0] for _ in range(3)])
+    decode_all({i: compressed(".png", "png")[0] for i in range(3)})
     assert len(asked) == threads
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +21,8 @@ _PLAIN = {
     "mono8": (1, cv2.COLOR_GRAY2RGB),
 }
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_helpers = ThreadPoolExecutor(3, "decode")  # its threads begin with the first frame that they decode
+MANY = 4  # cores from which on frames are decoded side by side and early
+helpers = ThreadPoolExecutor(3, "decode")  # its threads begin with the first frame that they decode
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
@@ -47,15 +48,14 @@ def decode(message: Any, empty: Empty = ordinary) -> np.ndarray:
     return decode_raw(message, empty) if hasattr(message, "encoding") else decode_compressed(message, empty)
 
 
-def decode_all(messages: Sequence[Any], empty: Empty = ordinary) -> list[np.ndarray]:
+def decode_all(messages: Mapping[str, Any], empty: Empty = ordinary) -> dict[str, np.ndarray]:
     """`decode` of each; compressed ones side by side where there are cores for it beside the node's other work.
 
     `empty` is called from several threads."""
-    compressed = [m for m in messages if not hasattr(m, "encoding")]
-    if CORES < 4 or len(compressed) < 2:
-        return [decode(m, empty) for m in messages]
-    asked = {id(m): _helpers.submit(decode, m, empty) for m in compressed[1:]}  # one for this thread
-    return [asked[id(m)].result() if id(m) in asked else decode(m, empty) for m in messages]
+    compressed = [slot for slot, m in messages.items() if not hasattr(m, "encoding")]
+    others = compressed[1:] if CORES >= MANY else []  # one for this thread
+    asked = {slot: helpers.submit(decode, messages[slot], empty) for slot in others}
+    return {slot: asked[slot].result() if slot in asked else decode(m, empty) for slot, m in messages.items()}
 
 
 def decode_raw(message: Any, empty: Empty = ordinary) -> np.ndarray:

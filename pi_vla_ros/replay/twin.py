@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from pi_vla_ros.control_loop import ControlLoop, Telemetry
 from pi_vla_ros.inference import Done, Failed, Infers, failure, observe
 from pi_vla_ros.observation_buffer import Snapshot
+from pi_vla_ros.processing.frames import decode_all
 from pi_vla_ros.replay.lane import Lane, Measured
 from pi_vla_ros.replay.source import Event
 from pi_vla_ros.replay.untracked import untracked
@@ -126,10 +129,13 @@ class TimedInference:
     def busy(self) -> bool:
         return self.chunk is not None
 
+    def expect(self, slot: str, message: Any) -> None:
+        """What is done early elsewhere takes no time here."""
+
     def submit(self, snapshot: Snapshot, prompt: str, previous: ActionChunk | None, delay: float) -> None:
         begin = time.perf_counter()
         try:
-            observation = observe(snapshot, prompt, self._policy.empty_frame)
+            observation = observe(snapshot, prompt, functools.partial(decode_all, empty=self._policy.empty_frame))
             chunk = self._policy.infer(observation, previous, delay)
         except Exception as error:
             self._failed(*failure(error))

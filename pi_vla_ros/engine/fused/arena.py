@@ -62,8 +62,8 @@ class Arena:
         """stream: that `fetch` is launched on."""
         size, count, pinned = g.vision.image, batch * cameras, device.type == "cuda"
         self._frames, self._stream = frames, stream
-        # of two steps: a frame may be decoded while those of the step before are still there
-        self.memory = FrameMemory(2 * count, frames.largest, pinned) if frames else None
+        # of four steps: that under way, the newest two of a camera (processing/early_frames.py), and those in the making
+        self.memory = FrameMemory(4 * count, frames.largest, pinned) if frames else None
         target = {"target": (torch.float32, (batch, g.chunk, g.action_dim))}
         chunking = {
             "off": {},
