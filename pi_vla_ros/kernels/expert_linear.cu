@@ -5,10 +5,10 @@
 // for what it equals and how it is cut.
 //
 // Rows of W are the tensor core's rows, T tokens its columns, as in hopper_columns.cu. Each of WGS warpgroups multiplies 64
-// rows of W; one more warp loads, and one finds out what all must know of the tokens. SHARES programs (a cluster) have the same
-// rows and tokens and a part of the depth each. Token groups of eight are dealt out to them: a share finishes every SHARES-th
-// group and gets the others' sums of it through distributed shared memory, from each thread to its like, in the order of
-// the shares: the same bits in every run.
+// rows of W; one more warp loads, and one finds out what all must know of the tokens. SHARES programs (a cluster) have the
+// same rows and tokens and a part of the depth each. Token groups of eight are dealt out to them: a share finishes every
+// SHARES-th group and gets the others' sums of it through distributed shared memory, from each thread to its like. They
+// are added in one order: the same bits in every run.
 //
 // W is asked for before the wait for the predecessor: nobody writes it.
 //
@@ -19,8 +19,8 @@ constexpr int QKV = 0, RESIDUAL = 1, GEGLU = 2, BK = 64, HEAD = 256;
 constexpr int ROWS = 64 * WGS, CONSUMERS = 128 * WGS, WARPS = 4 * WGS;
 constexpr int W_BYTES = ROWS * BK * 2, STAGE = W_BYTES + T * BK * 2, RING = STAGES * STAGE;
 constexpr int GROUPS = T / 8, MINE = (GROUPS + SHARES - 1) / SHARES;  // groups of tokens; that a share finishes, at most
-constexpr int PART = MINE * CONSUMERS * 16;  // bytes of sums from one share
-constexpr bool ASKS = EPILOGUE != RESIDUAL || HELD;                     // about tokens
+constexpr int PART = MINE * CONSUMERS * 16;          // bytes of sums from one share
+constexpr bool ASKS = EPILOGUE != RESIDUAL || HELD;  // about tokens
 constexpr int PLACE = ROWS + 16;  // GEGLU: bytes of a token's results in shared memory, eight tokens in all banks
 static_assert(EPILOGUE != GEGLU || (SHARES == 1 && T * PLACE <= RING));
 
