@@ -17,7 +17,7 @@ from pi_vla_ros.inference import InferenceThread
 from pi_vla_ros.observation_buffer import Snapshot
 from pi_vla_ros.processing import early_frames, frames
 from pi_vla_ros.processing.early_frames import KEPT, UNUSED, EarlyFrames
-from pi_vla_ros.processing.frames import FrameError, decode, ordinary
+from pi_vla_ros.processing.frames import HELPERS, FrameError, decode, ordinary
 
 SIZE = 6, 8
 
@@ -54,11 +54,20 @@ def decoded(monkeypatch) -> Counter:
     return counted
 
 
+def all_done() -> None:
+    """The helpers have nothing left to do."""
+    meeting = threading.Barrier(HELPERS + 1)
+    for _ in range(HELPERS):
+        frames.helpers.submit(meeting.wait, 10)
+    meeting.wait(10)
+
+
 def test_a_frame_that_arrived_is_not_decoded_again(decoded):
     early = EarlyFrames(ordinary)
     messages = {"a": png(1), "b": raw(2), "c": raw(3, "bgr8")}
     for slot, message in messages.items():
         early.arrived(slot, message)
+    all_done()
     for _ in range(2):  # a set may be asked for twice
         got = early.of(messages)
         assert list(got) == list(messages)
@@ -71,6 +80,7 @@ def test_what_needs_no_conversion_lies_in_the_room_that_was_asked_for(decoded):
     early = EarlyFrames(lambda *size: rooms.append(ordinary(*size)) or rooms[-1])
     message = raw(4)
     early.arrived("a", message)
+    all_done()
     frame = early.of({"a": message})["a"]
     assert frame is rooms[0] and np.array_equal(frame, picture(4))
 
@@ -80,6 +90,7 @@ def test_the_newest_two_are_kept(decoded):
     messages = [png(i) for i in range(KEPT + 1)]
     for message in messages:
         early.arrived("a", message)
+        all_done()
     for i in (KEPT, KEPT - 1, 0):
         assert np.array_equal(early.of({"a": messages[i]})["a"], decode(messages[i]))
     assert [decoded[id(m)] for m in messages] == [2, *[1] * KEPT]  # the oldest one again
@@ -99,14 +110,28 @@ def test_nothing_is_begun_while_nobody_asks(decoded):
     for message in messages:
         early.arrived("a", message)
         early.arrived("b", message)
+        all_done()
     early.of({"a": messages[-1]})  # decoded now
-    frames.helpers.submit(int).result()
     assert [decoded[id(m)] for m in messages] == [*[2] * UNUSED, 0, 0, 1]
     again = png(9)
     early.arrived("a", again)
     early.arrived("b", again)  # of which nobody has asked
     early.of({"a": again})
     assert decoded[id(again)] == 1
+
+
+def test_a_step_waits_for_no_helper_that_is_behind(decoded):
+    """All helpers are busy: of what arrives meanwhile the step decodes what it wants, and nobody ever the rest."""
+    early, free = EarlyFrames(ordinary), threading.Event()
+    for _ in range(HELPERS):
+        frames.helpers.submit(free.wait, 10)
+    messages = [png(i) for i in range(UNUSED)]
+    for message in messages:
+        early.arrived("a", message)
+    assert np.array_equal(early.of({"a": messages[-1]})["a"], decode(messages[-1]))
+    free.set()
+    all_done()
+    assert [decoded[id(m)] for m in messages] == [*[0] * (UNUSED - 1), 1]
 
 
 def test_what_cannot_be_read_is_told_when_it_is_asked_for(decoded):
@@ -125,7 +150,7 @@ def test_with_few_cores_nothing_is_begun(decoded, cores, monkeypatch):
     monkeypatch.setattr(frames, "CORES", cores)
     early, message = EarlyFrames(ordinary), png(1)
     early.arrived("a", message)
-    frames.helpers.submit(int).result()
+    all_done()
     assert not decoded
     assert np.array_equal(early.of({"a": message})["a"], decode(message))
 
@@ -145,6 +170,7 @@ def test_there_is_room_for_all_frames(decoded, rate):
             for slot in order.sample(slots, 3):
                 newest[slot].append(raw(rate * step + i, order.choice(["rgb8", "bgr8"])))
                 early.arrived(slot, newest[slot][-1])
+            all_done()
         asked = {slot: newest[slot][-1 if step < 2 else order.choice([-1, -1, -2])] for slot in slots}
         got = early.of(asked)
         if step >= 2:
@@ -178,4 +204,4 @@ def test_an_inference_is_given_the_frames_of_its_set(decoded, sim_robot):
             pass
         assert all(np.array_equal(seen[-1].images[slot], decode(m)) for slot, m in messages.items())
     assert inference.close()
-    assert len(decoded) == 400 and set(decoded.values()) == {1}
+    assert len(decoded) == 400 and set(decoded.values()) == {1}  # early or not

@@ -36,12 +36,15 @@ class EarlyFrames:
             if frames.CORES < frames.MANY or self._unused[slot] >= UNUSED:
                 return
             self._unused[slot] += 1
+            for _, older in self._begun[slot]:
+                older.cancel()  # helpers that are behind leave out what is not the newest any more
             self._begun[slot].append((message, frames.helpers.submit(self._own, message)))
 
     def of(self, messages: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """slot -> message to slot -> frame, as `decode_all` has it. Raises FrameError."""
         with self._lock:
-            begun = {slot: future for slot, m in messages.items() for n, future in self._begun[slot] if n is m}
+            # what no helper has begun, or is not to begin, is decoded with the rest
+            begun = {slot: f for slot, m in messages.items() for n, f in self._begun[slot] if n is m and not f.cancel()}
             for slot in messages:
                 self._unused[slot] = 0
         rest = frames.decode_all({slot: m for slot, m in messages.items() if slot not in begun}, self._empty)

@@ -22,7 +22,8 @@ _PLAIN = {
 }
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MANY = 4  # cores from which on frames are decoded side by side and early
-helpers = ThreadPoolExecutor(3, "decode")  # its threads begin with the first frame that they decode
+HELPERS = 3
+helpers = ThreadPoolExecutor(HELPERS, "decode")  # its threads begin with the first frame that they decode
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
