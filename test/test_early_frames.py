@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter, deque
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import cv2
@@ -39,7 +40,7 @@ DAMAGED = SimpleNamespace(format="jpeg", data=b"\xff\xd8")
 
 
 @pytest.fixture
-def decoded(monkeypatch) -> Counter:
+def decoded(monkeypatch) -> Iterator[Counter]:
     """How often each message was decoded, early or not."""
     counted, lock = Counter(), threading.Lock()
 
@@ -51,7 +52,8 @@ def decoded(monkeypatch) -> Counter:
     monkeypatch.setattr(frames, "CORES", 16)
     monkeypatch.setattr(early_frames, "decode", count)
     monkeypatch.setattr(frames, "decode", count)
-    return counted
+    yield counted
+    all_done()  # or the next test would be told of this one's
 
 
 def all_done() -> None:
