@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from boundless import boundless
 
-from pi_vla_ros.control.board import CAPACITY, TrajectoryBoard
+from pi_vla_ros.control.board import ANY_TIME, CAPACITY, TrajectoryBoard
 from pi_vla_ros.control.guard import Guard
 from pi_vla_ros.control.pacer import Intervals, Pacer
 from pi_vla_ros.control.player import Player
@@ -69,10 +69,26 @@ def test_an_offer_that_was_withdrawn_is_not_taken():
     board.close()
 
 
+def test_a_first_offer_that_came_too_late_or_was_withdrawn_is_not_taken():
+    """The player slept while the rest that it was to begin with was replaced."""
+    board = TrajectoryBoard(2)
+    player = Player(board, Guard(boundless(2)))
+    board.play(True)
+    board.write(trajectory(), ANY_TIME)
+    late = board.write(trajectory(value=5.0), join=10)
+    assert player.command(0.11, 0.11) is None and (board.taken, board.refused) == (0, late)
+    withdrawn = board.write(trajectory(value=5.0), join=30)
+    board.withdraw()
+    assert player.command(0.12, 0.12) is None and (board.taken, board.refused) == (0, withdrawn)
+    early = board.write(trajectory(value=5.0), join=13)
+    assert player.command(0.13, 0.13) is not None and board.taken == early
+    board.close()
+
+
 def test_player_is_silent_until_told_and_then_takes_offers_only_before_their_join():
     board = TrajectoryBoard(2)
     player = Player(board, Guard(boundless(2)))
-    board.write(trajectory(), join=0)
+    board.write(trajectory(), ANY_TIME)
     assert player.command(0.05, 0.05) is None and board.taken == 0
     board.play(True)
     positions, velocities = player.command(0.05, 0.05)

@@ -66,6 +66,29 @@ def test_what_is_silenced_comes_to_rest_then_says_nothing(board, at):
     assert all(c is None for c in said[len(commands) :])  # once silent, for good
 
 
+@pytest.mark.parametrize("asleep", np.arange(0.005, 0.8, 0.045))
+def test_whenever_the_player_wakes_up_the_first_command_is_the_measured_state(board, asleep):
+    """The node's side of Stream.offer, while the process that plays sleeps: rest at the measured state, then motions
+    that leave it, each offered 0.08 s before its join and taken back after 0.1 s without an answer."""
+    place, offers = np.array([0.3, -0.1]), {0: (resting([0.3, -0.1]), ANY_TIME)}
+    for tick in (48, 144, 240, 336):  # a chunk every 0.2 s
+        motion, join = moving(), round((tick / HZ + 0.08) / STEP)
+        offers[tick] = Trajectory(join, STEP, motion.positions + place, motion.velocities), join
+    player = Player(board, Guard(Limits(LOW, HIGH, SPEED, HARD, JERK)))
+    board.play(True)
+    said, offered = [], (0, 0)  # tick, generation
+    for tick in range(600):
+        if tick in offers and not said:
+            offered = tick, board.write(*offers[tick])
+        if offered[0] and tick == offered[0] + 48 and board.taken != offered[1]:
+            board.withdraw()
+        if tick / HZ >= asleep:
+            command = player.command(tick / HZ, tick / HZ)
+            said += [] if command is None else [command]
+    np.testing.assert_allclose(said[0], [place, [0, 0]], atol=1e-12)
+    assert_smooth(np.array(said))
+
+
 def test_what_is_at_rest_is_silent_at_once_and_a_new_motion_begins_anywhere(board):
     def silent(player, time):
         board.play(False)

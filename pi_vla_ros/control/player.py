@@ -12,8 +12,10 @@ from pi_vla_ros.types import Trajectory
 
 
 class Player:
-    """An offer is taken only before its join, where old and new agree: there is never a step between two commands.
-    One that is not finite throughout is never taken."""
+    """An offer is taken only before its join, where old and new agree: there is never a step between two commands. That
+    goes for the first one, too: a process that slept through the rest at the measured state, and then through the join
+    of the motion that was offered over it, would begin in the middle of that motion. One that is not finite throughout
+    is never taken."""
 
     def __init__(self, board: TrajectoryBoard, guard: Guard):
         self._board, self._guard = board, guard
@@ -40,7 +42,7 @@ class Player:
             return
         self._seen, trajectory, join = offer
         finite = np.isfinite(trajectory.positions).all() and np.isfinite(trajectory.velocities).all()
-        if finite and (self._current is None or now <= join * trajectory.step):
+        if finite and now <= join * trajectory.step:
             self._current = trajectory
             self._board.take(self._seen)
         else:
