@@ -102,10 +102,12 @@ class Rig(Node):
         self._states = self.create_publisher(JointState, "joint_states", 10)
         self.prompt = self.create_publisher(String, "pi_vla_ros/prompt", LATCHED)
         keep_all = QoSProfile(depth=1000)
-        self.create_subscription(TYPES[robot.output.message], "commands", self._on_command, keep_all)
+        listen = self.create_subscription
+        commands = listen(TYPES[robot.output.message], "commands", self._on_command, keep_all)
+        trajectories = listen(JointTrajectory, "joint_trajectory", self._keep(self.trajectories), keep_all)
+        self._outputs = [commands] * (robot.streams and bool(commanded)) + [trajectories] * robot.sends_trajectories
         if robot.twist:
-            self.create_subscription(TwistStamped, robot.twist.topic, self._keep(self.twists), keep_all)
-        self.create_subscription(JointTrajectory, "joint_trajectory", self._keep(self.trajectories), keep_all)
+            self._outputs.append(listen(TwistStamped, robot.twist.topic, self._keep(self.twists), keep_all))
         self.create_subscription(InferenceStatus, "pi_vla_ros/status", self._keep(self.statuses), LATCHED)
         self.create_subscription(ActionChunk, "pi_vla_ros/action_chunk", self._keep(self.chunks), keep_all)
         self._frames = self._make_frames()
@@ -126,6 +128,10 @@ class Rig(Node):
         return future.result()
 
     def change_state(self, transition: int) -> bool:
+        """Before it activates, as who brings up a robot does, it waits until it hears the node's outputs: what is sent
+        before that is not kept for it."""
+        if transition == ACTIVATE:
+            self.until(lambda: all(s.get_publisher_count() for s in self._outputs), 20.0, "outputs of the node")
         request = ChangeState.Request()
         request.transition.id = transition
         return self.call(ChangeState, "change_state", request).success
